@@ -1,0 +1,149 @@
+"""Options that several verbs share, and what they print in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from traceprof.ingest import Options, Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else."
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
+jobs_option = click.option(
+    "-j", "--jobs", type=click.IntRange(1), default=None, help="Worker processes.  [default: one a core]"
+)
+
+
+def ingest_options(function: F) -> F:
+    """What decides how logs are read."""
+    for option in (
+        click.option("--strict", is_flag=True, help="Exit with 3 when any record was rejected."),
+        click.option("--max-record-bytes", type=click.IntRange(1024), default=64 << 20, show_default=True, help="Reject longer records."),
+        click.option("--block-size", type=click.IntRange(1), default=None, help="Tokens a block hash stands for, where a Mooncake trace differs from 512."),
+        click.option("--duplicates", type=click.Choice(["reject", "skip", "keep"]), default="reject", show_default=True, help="What to do with a request_id that came before."),
+        click.option("--order", type=click.Choice(["arrival", "file"]), default="arrival", show_default=True, help="Order of the requests."),
+        click.option("--format", "format_", metavar="NAME", default=None, help="Format of the logs.  [default: told by content]"),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def tokenizer_options(function: F) -> F:
+    """Which tokenizer and chat template turn text into token ids."""
+    for option in (
+        click.option("--chat-template", metavar="FILE", type=click.Path(dir_okay=False), default=None, help="A Jinja chat template, in place of the tokenizer's own."),
+        click.option("--tokenizer", metavar="FILE|DIR|NAME", default=None, help="tokenizer.json, a model folder, or a name on the Hugging Face hub.  [default: DeepSeek-V4, for estimates]"),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def jobs_or_cores(jobs: int | None) -> int:
+    """The number of worker processes: what was asked, or one a core."""
+    return (
+        jobs or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else jobs or os.cpu_count() or 1
+    )
+
+
+def make_options(
+    format_: str | None,
+    order: str,
+    duplicates: str,
+    block_size: int | None,
+    max_record_bytes: int,
+    jobs: int | None,
+) -> Options:
+    """The ingest options of the command line."""
+    from traceprof.ingest import Options
+
+    return Options(
+        format=format_,
+        order=order,
+        duplicates=duplicates,
+        block_size=block_size,
+        max_record_bytes=max_record_bytes,
+        jobs=jobs_or_cores(jobs),
+    )
+
+
+def strict_exit(strict: bool, rejects: int) -> int:
+    """3 when records were rejected and the user wants to know by exit code."""
+    return 3 if strict and rejects else 0
+
+
+def print_json(value: Any) -> None:
+    """The machine-readable result, on stdout."""
+    import orjson
+
+    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Progress | None]:
+    """A bar on a terminal, nothing in a pipe."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskID,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        known: dict[str, TaskID] = {}
+
+        def say(what: str, done: float, total: float) -> None:
+            if what not in known:
+                known[what] = bars.add_task(what, total=total)
+            bars.update(known[what], completed=done, total=total)
+
+        yield say
+
+
+def say_rejects(manifest: dict[str, Any], trace: str) -> None:
+    """One line on stderr about records that could not be used, and about files that could not be read."""
+    if manifest["rejects"]:
+        why = ", ".join(f"{n:,} {reason}" for reason, n in list(manifest["rejects_by_reason"].items())[:4])
+        click.echo(f"{manifest['rejects']:,} records rejected ({why}): see {trace}/rejects", err=True)
+    unread = [s for s in manifest["sources"] if s["format"] is None]
+    if unread:
+        first = f"{unread[0]['file']}: {unread[0]['detected_by']}"
+        more = f", and {len(unread) - 1} more" if len(unread) > 1 else ""
+        click.echo(f"{len(unread)} files not read ({first}{more})", err=True)
+
+
+def show(profile: dict[str, Any], report: Path | None = None) -> None:
+    """The summary of a profile, for people."""
+    from rich.console import Console
+
+    from traceprof.report.terminal import summary
+
+    summary(profile, Console(), report)

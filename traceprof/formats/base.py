@@ -1,0 +1,352 @@
+"""What every log format is made of: the record it yields, what it may say, and the parsing that all share.
+
+A format is one module of this package with
+
+* `has: Has`                     what such a log can tell,
+* `detect(record) -> bool`       whether one parsed record is of this format,
+* `read(record) -> Request | Skip | list`  what it means; raises `BadRecord` when it cannot be used,
+* optionally `read_all(records)` in place of `read`, when records of one file (or of several) belong together.
+
+No format invents a value that its log does not hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Flag, auto
+from typing import Any
+
+import orjson
+
+MAX_I32 = 2**31 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Has(Flag):
+    """What a log can tell; a measure states what it needs, and runs when the trace has it."""
+
+    ARRIVALS = auto()
+    ENDS = auto()
+    LENGTHS = auto()
+    TEXT = auto()
+    TOKENS = auto()
+    BLOCKS = auto()
+    OUTPUTS = auto()
+    SESSIONS = auto()
+
+
+class BadRecord(ValueError):  # noqa: N818  a record, not an error of the program
+    """This record cannot be used: `reason` is one countable word, `detail` says it in a sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}")
+
+
+@dataclass(slots=True)
+class Skip:
+    """A record that is read but is no model call of ours, e.g. an embedding row."""
+
+    reason: str
+
+
+@dataclass(slots=True)
+class Request:
+    """One model-call attempt as a format reads it; field names as in schema.REQUESTS, times in us on `clock`."""
+
+    operation: str = "chat"
+    clock: str = "none"
+    arrival_us: int | None = None  # us since 1970 (absolute) or since the trace's or session's own zero
+    first_token_us: int | None = None
+    end_us: int | None = None
+    arrival_quality: str = "none"
+    arrival_resolution_us: int | None = None
+    status: str = "unknown"
+    content_level: str = "text"
+    content_state: str = "complete"
+    request_id: str | None = None
+    provider_request_id: str | None = None
+    attempt_group: str | None = None
+    attempt_no: int | None = None
+    session_id: str | None = None
+    session_kind: str | None = None
+    parent_request_id: str | None = None
+    trace_id: str | None = None
+    turn_index: int | None = None
+    tenant_id: str | None = None
+    user_id: str | None = None
+    app: str | None = None
+    model_requested: str | None = None
+    model_served: str | None = None
+    provider: str | None = None
+    stream: bool | None = None
+    queue_us: int | None = None
+    ttft_us: int | None = None
+    e2e_us: int | None = None
+    delay_after_parent_us: int | None = None
+    http_status: int | None = None
+    error_type: str | None = None
+    finish_reason: str | None = None
+    served_from_response_cache: bool | None = None
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    tokens_source: str | None = None
+    max_output_tokens: int | None = None
+    tokenizer: str | None = None
+    block_size: int | None = None
+    hash_scheme: str | None = None
+    hash_scope: str | None = None
+    last_block_partial: bool | None = None
+    cache_salt: str | None = None
+    media: list[dict[str, Any]] | None = None
+    params: dict[str, Any] | None = None
+    sampling_fraction: float | None = None
+    messages_json: bytes | str | None = None
+    prompt_text: str | None = None
+    tools_json: bytes | str | None = None
+    output_json: bytes | str | None = None
+    extra_json: bytes | str | None = None
+    input_ids: list[int] | None = None
+    output_ids: list[int] | None = None
+    block_hashes: list[int] | None = None
+    quality: list[str] = field(default_factory=list)
+
+
+Read = Request | Skip | list["Request | Skip"]
+
+
+# -- values -----------------------------------------------------------------------------------------------
+
+
+def text(value: Any) -> str | None:
+    """A string or None; numbers become their text, so that an id of 17 and of "17" are one.
+
+    >>> text(17), text(""), text(None)
+    ('17', None, None)
+    """
+    if type(value) is str:
+        return value or None
+    if value is None or isinstance(value, (dict, list, bool)):
+        return None
+    return str(value)
+
+
+def count(value: Any, what: str, flags: list[str] | None = None) -> int | None:
+    """A token count: a whole number from 0 to 2^31-1, or None.
+
+    Anything else raises BadRecord, or, when `flags` is given, leaves None and a quality flag `bad_WHAT`.
+
+    >>> count(12, "prompt_tokens"), count("12", "prompt_tokens"), count(None, "prompt_tokens")
+    (12, 12, None)
+    """
+    if type(value) is int and 0 <= value <= MAX_I32:
+        return value
+    if value is None or value == "":
+        return None
+    number: float | None
+    try:
+        number = (
+            float(value) if isinstance(value, (str, float, int)) and not isinstance(value, bool) else None
+        )
+    except ValueError:
+        number = None
+    if number is not None and number.is_integer() and 0 <= number <= MAX_I32:
+        return int(number)
+    if flags is not None:
+        flags.append(f"bad_{what}")
+        return None
+    raise BadRecord("bad_count", f"{what} is {_show(value)}, not a whole number from 0 to {MAX_I32}")
+
+
+def _show(value: Any) -> str:
+    """A value for an error message: its type when it may be private or long, itself when it is a number."""
+    if isinstance(value, (int, float)) or value is None:
+        return repr(value)[:40]
+    return f"a {type(value).__name__}"
+
+
+def epoch_us(value: Any, what: str) -> int:
+    """Microseconds since 1970 of an absolute time: an ISO 8601 string, or a number whose unit its size tells.
+
+    Numbers up to 1e11 are seconds, up to 1e14 ms, up to 1e17 us, above ns (holds for 1973 and later).
+
+    >>> epoch_us("2026-08-21T12:00:00.120Z", "timestamp") == epoch_us(1787313600.12, "timestamp")
+    True
+    """
+    return parse_time(value, what)[0]
+
+
+def parse_time(value: Any, what: str) -> tuple[int, bool]:
+    """(us since 1970, whether the zone had to be assumed as UTC); raises BadRecord."""
+    if isinstance(value, str):
+        try:
+            stamp = datetime.fromisoformat(value.strip())
+        except ValueError:
+            try:
+                return _number_us(float(value), what), False
+            except ValueError:
+                raise BadRecord("bad_time", f"{what} is neither ISO 8601 nor a number") from None
+        naive = stamp.tzinfo is None
+        delta = (stamp.replace(tzinfo=UTC) if naive else stamp) - _EPOCH
+        us = (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+        if us < 0:
+            raise BadRecord("negative_time", f"{what} is before 1970")
+        return us, naive
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _number_us(value, what), False
+    raise BadRecord("bad_time", f"{what} is {_show(value)}, not a time")
+
+
+def _number_us(value: float, what: str) -> int:
+    if not math.isfinite(value):
+        raise BadRecord("non_finite_time", f"{what} is {value}")
+    if value < 0:
+        raise BadRecord("negative_time", f"{what} is {value:g}")
+    if value < 1e11:
+        return round(value * 1_000_000)
+    if value < 1e14:
+        return round(value * 1_000)
+    if value < 1e17:
+        return round(value)
+    if value < 9e18:
+        return int(value) // 1_000
+    raise BadRecord("bad_time", f"{what} is {value:g}, beyond any clock")
+
+
+def offset_us(value: Any, what: str, unit_us: float) -> int:
+    """Microseconds of a relative time or a duration given in units of `unit_us`; raises BadRecord.
+
+    >>> offset_us("1.5", "Timestamp", 1e6)
+    1500000
+    """
+    try:
+        number = float(value) if not isinstance(value, (bool, dict, list)) and value is not None else math.nan
+    except (TypeError, ValueError):
+        raise BadRecord("bad_time", f"{what} is not a number") from None
+    if not math.isfinite(number):
+        reason = "bad_time" if value is None or isinstance(value, (bool, dict, list)) else "non_finite_time"
+        raise BadRecord(reason, f"{what} is {_show(value)}")
+    if number < 0:
+        raise BadRecord("negative_time", f"{what} is {number:g}")
+    if number * unit_us > 9e18:
+        raise BadRecord("bad_time", f"{what} is {number:g}, beyond any clock")
+    return round(number * unit_us)
+
+
+def hashes(value: Any, what: str = "hash_ids") -> list[int]:
+    """A list of block hashes, each a whole number from 0 to 2^64-1; raises BadRecord."""
+    if not isinstance(value, list):
+        raise BadRecord("wrong_type", f"{what} is {_show(value)}, not a list")
+    if value and (set(map(type, value)) != {int} or min(value) < 0 or max(value) >= 2**64):
+        raise BadRecord("wrong_type", f"{what} holds something that is no whole number from 0 to 2^64-1")
+    return value
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON, keys in their original order; lone surrogates become U+FFFD so that nothing is lost."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # a lone surrogate or an int beyond 64 bits: the standard library can
+        import json
+
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+FINISH = {
+    "stop": "stop", "end_turn": "stop", "stop_sequence": "stop", "eos_token": "stop", "eos": "stop",
+    "length": "length", "max_tokens": "length",
+    "tool_calls": "tool_calls", "tool_use": "tool_calls", "function_call": "tool_calls",
+    "content_filter": "content_filter", "refusal": "refusal", "abort": "abort", "cancelled": "abort",
+}  # fmt: skip
+
+
+def finish(value: Any) -> str | None:
+    """The finish reason in the schema's words; None when the log has none."""
+    return None if not value else FINISH.get(str(value), "other")
+
+
+def status_of_http(code: int | None) -> str | None:
+    """ok, rejected (4xx: no model saw it) or error (5xx); None when there is no code."""
+    if code is None or not 100 <= code < 600:
+        return None
+    return "ok" if code < 400 else "cancelled" if code == 499 else "rejected" if code < 500 else "error"
+
+
+# -- prompts ----------------------------------------------------------------------------------------------
+
+_MEDIA_PARTS = {
+    "image_url": "image", "input_image": "image", "image": "image", "input_audio": "audio", "audio": "audio",
+    "file": "file", "input_file": "file", "document": "file", "video_url": "video", "video": "video",
+}  # fmt: skip
+
+
+def messages(value: Any, request: Request) -> bytes:
+    """Canonical JSON of a list of OpenAI-like messages; media parts become {type, sha, bytes}, noted in `request.media`.
+
+    Raises BadRecord when the value is not a list of objects with a role and a content that is a string, a list of
+    parts or null.
+    """
+    if not isinstance(value, list):
+        raise BadRecord("wrong_type", f"messages is {_show(value)}, not a list")
+    swap: dict[int, Any] = {}
+    for i, message in enumerate(value):
+        if not isinstance(message, dict):
+            raise BadRecord("wrong_type", f"message {i} is {_show(message)}, not an object")
+        if not isinstance(message.get("role"), str):
+            raise BadRecord("missing_field", f"message {i} has no role")
+        content = message.get("content")
+        if isinstance(content, list):
+            kept = _parts(content, i, request)
+            if kept is not content:
+                swap[i] = {**message, "content": kept}
+        elif content is not None and not isinstance(content, str):
+            raise BadRecord(
+                "wrong_type", f"content of message {i} is {_show(content)}, not text, parts or null"
+            )
+    return dumps([swap.get(i, m) for i, m in enumerate(value)] if swap else value)
+
+
+def _parts(parts: list[Any], i: int, request: Request) -> list[Any]:
+    out = parts
+    for j, part in enumerate(parts):
+        if isinstance(part, str):
+            continue
+        if not isinstance(part, dict):
+            raise BadRecord("wrong_type", f"part {j} of message {i} is {_show(part)}, not an object")
+        kind = _MEDIA_PARTS.get(str(part.get("type")))
+        if kind is None:
+            continue
+        if out is parts:
+            out = list(parts)
+        out[j] = _placeholder(part, kind, request)
+    return out
+
+
+def _placeholder(part: dict[str, Any], kind: str, request: Request) -> dict[str, Any]:
+    """A media part as {type, sha, bytes}: the same media always gives the same placeholder, so sharing is kept."""
+    if "sha" in part and "bytes" in part and len(part) == 3:  # already one of ours
+        return part
+    body = dumps(part)
+    digest = hashlib.blake2b(body, digest_size=16)
+    if request.media is None:
+        request.media = []
+    request.media.append(
+        {"kind": kind, "count": 1, "bytes": len(body), "hash": int.from_bytes(digest.digest()[:8], "little")}
+    )
+    return {"type": part["type"], "sha": digest.hexdigest(), "bytes": len(body)}
+
+
+def first_of(record: dict[str, Any], keys: Iterable[str]) -> Any:
+    """The first value among `keys` that is present and not null."""
+    for key in keys:
+        value = record.get(key)
+        if value is not None:
+            return value
+    return None

@@ -1,0 +1,133 @@
+"""LiteLLM StandardLoggingPayload: one object an attempt, as every LiteLLM callback writes it (JSON, JSONL, arrays).
+
+`startTime` is the start of the attempt; `completionStartTime` is a first token only when `stream` is true;
+`litellm_call_id` is shared by a failed attempt and its fallback; `trace_id` is the client's session when it sent one,
+else fresh for every request; `cache_hit` is LiteLLM's own response cache. Source: BerriAI/litellm 1.90.7, captures.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traceprof.formats import openai
+from traceprof.formats.base import (
+    BadRecord,
+    Has,
+    Request,
+    Skip,
+    count,
+    dumps,
+    first_of,
+    messages,
+    parse_time,
+    text,
+)
+
+has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
+summary = "LiteLLM StandardLoggingPayload, from any callback (JSON, JSONL)"
+
+_GENERATIONS = {
+    "completion": "chat", "acompletion": "chat", "text_completion": "text", "atext_completion": "text",
+    "anthropic_messages": "chat", "responses": "responses", "aresponses": "responses",
+}  # fmt: skip
+
+
+def detect(record: dict[str, Any]) -> bool:
+    """The keys that no other log has together."""
+    return {"startTime", "completionStartTime", "model_parameters", "call_type", "status"} <= record.keys()
+
+
+def read(record: dict[str, Any]) -> Request | Skip:
+    """One attempt; embeddings, images and other calls that generate no text are skipped by kind."""
+    call = str(record.get("call_type"))
+    operation = _GENERATIONS.get(call)
+    if operation is None:
+        return Skip("embedding" if "embed" in call else "not_a_generation")
+    out = Request(operation=operation, clock="absolute", arrival_quality="attempt_start")
+    if record.get("startTime") is None:
+        raise BadRecord("missing_field", "no startTime")
+    out.arrival_us = parse_time(record["startTime"], "startTime")[0]
+    if record.get("endTime") is not None:
+        out.end_us = parse_time(record["endTime"], "endTime")[0]
+    stream = record.get("stream")
+    out.stream = stream if isinstance(stream, bool) else None
+    if stream is True and record.get("completionStartTime") is not None:
+        out.first_token_us = parse_time(record["completionStartTime"], "completionStartTime")[0]
+    meta = record.get("metadata") if isinstance(record.get("metadata"), dict) else {}
+    assert isinstance(meta, dict)
+    _identity(out, record, meta)
+    _prompt(out, record)
+    response = record.get("response")
+    if isinstance(response, dict) and response:
+        openai.read_response(out, response)
+    elif isinstance(response, str) and response and not response.startswith("redacted"):
+        out.output_json = dumps({"role": "assistant", "content": response})
+    _counts(out, record, meta)
+    failed = record.get("status") == "failure"
+    out.status = "error" if failed else "ok"
+    if failed:
+        info = record.get("error_information")
+        code = info.get("error_code") if isinstance(info, dict) else None
+        out.http_status = int(code) if isinstance(code, str) and code.isdigit() and len(code) == 3 else None
+        out.error_type = text(info.get("error_class")) if isinstance(info, dict) else None
+        if out.http_status is not None and 400 <= out.http_status < 500:
+            out.status = "rejected"
+    out.served_from_response_cache = record.get("cache_hit") is True
+    return out
+
+
+def _identity(out: Request, record: dict[str, Any], meta: dict[str, Any]) -> None:
+    out.request_id = text(record.get("id"))
+    out.attempt_group = text(first_of(record, ("litellm_call_id", "call_id")))
+    given = meta.get("requester_metadata")
+    asked = text(first_of(given, ("session_id", "conversation_id"))) if isinstance(given, dict) else None
+    if asked:
+        out.session_id, out.session_kind = asked, "explicit"
+    elif text(record.get("trace_id")):
+        out.session_id, out.session_kind = text(record["trace_id"]), "trace"
+    out.trace_id = text(record.get("trace_id"))
+    out.tenant_id = text(first_of(meta, ("user_api_key_team_id", "user_api_key_org_id", "user_api_key_alias", "user_api_key_hash")))  # fmt: skip
+    out.user_id = text(record.get("end_user")) or text(meta.get("user_api_key_end_user_id"))
+    out.app = text(meta.get("user_agent"))
+    out.model_requested = text(record.get("model_group")) or text(record.get("model"))
+    out.model_served = text(record.get("model"))
+    out.provider = text(record.get("custom_llm_provider"))
+
+
+def _prompt(out: Request, record: dict[str, Any]) -> None:
+    given = record.get("messages")
+    parameters = record.get("model_parameters")
+    if isinstance(parameters, dict):
+        out.params = openai.params(parameters)
+        limit = first_of(parameters, ("max_completion_tokens", "max_tokens"))
+        out.max_output_tokens = count(limit, "max_tokens", out.quality)
+        tools = parameters.get("tools")
+        if isinstance(tools, list) and tools:
+            out.tools_json = dumps(tools)
+    if given in (None, "", [], {}) or (isinstance(given, str) and given.startswith("redacted")):
+        out.content_level, out.content_state = "lengths", "redacted" if given else "absent"
+        return
+    if isinstance(given, dict) and isinstance(given.get("messages"), list):
+        given = given["messages"]
+    if isinstance(given, str):
+        out.prompt_text = given
+    else:
+        out.messages_json = messages(given, out)
+        if out.operation == "text" and len(given) == 1 and isinstance(given[0].get("content"), str):
+            out.prompt_text, out.messages_json = (
+                given[0]["content"],
+                None,
+            )  # LiteLLM wraps it in a user message
+    if b"litellm_truncated" in (out.messages_json or (out.prompt_text or "").encode("utf-8", "replace")):
+        out.content_state = "truncated"
+
+
+def _counts(out: Request, record: dict[str, Any], meta: dict[str, Any]) -> None:
+    usage = meta.get("usage_object")
+    openai.read_usage(out, usage if isinstance(usage, dict) else record)
+    if out.input_tokens is None:
+        out.input_tokens = count(record.get("prompt_tokens"), "prompt_tokens", out.quality)
+    if out.output_tokens is None:
+        out.output_tokens = count(record.get("completion_tokens"), "completion_tokens", out.quality)
+    if record.get("status") == "failure" and not out.input_tokens:
+        out.input_tokens = out.output_tokens = None  # a failure row says 0, and means unknown

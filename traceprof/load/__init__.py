@@ -1,0 +1,1 @@
+"""The shape of the load: lengths, arrivals, concurrency, sessions."""

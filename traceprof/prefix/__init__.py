@@ -1,0 +1,1 @@
+"""The shared-prefix questions: radix tree and miss-ratio curve."""

@@ -1,0 +1,822 @@
+"""trace -> profile: runs each measure whose needs the trace meets, and names those that it leaves out.
+
+    TRACE --> PROFILE/profile.json, requests.parquet, mrc.parquet, concurrency.parquet, prefixes.parquet
+
+Requests are held in memory as a narrow table; tokens stream through the tree chunk by chunk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import traceprof
+from traceprof import schema
+from traceprof.caches import memory
+from traceprof.ingest import Progress
+from traceprof.load import concurrency as flight
+from traceprof.load.arrivals import arrivals
+from traceprof.load.lengths import lengths
+from traceprof.load.sessions import sessions
+from traceprof.prefix.reuse import MissRatioCurve
+from traceprof.prefix.tree import NO_END, RadixTree, Stats, TopPrefix, TreeWithOutputs, hit_tokens
+from traceprof.tokenizer import load as load_tokenizer
+from traceprof.tokens import TokenizerInfo, chunks, tokenizer_of
+from traceprof.trace import Trace, staged, write_json
+from traceprof.verdict import verdict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCKS = (1, 16, 32, 64, 128, 256, 512)
+TOP_PREFIXES = 20
+PREVIEW_CHARS = 160
+PROFILE_FILE = "profile.json"
+
+_COLUMNS = (
+    "request_id", "session_id", "session_kind", "tenant_id", "model_requested", "model_served", "clock", "status",
+    "arrival_ts", "end_ts", "arrival_offset_us", "e2e_us", "input_tokens", "output_tokens", "cached_input_tokens",
+    "served_from_response_cache", "content_state", "block_size", "hash_scope", "cache_salt", "source_format",
+)  # fmt: skip
+
+
+class Prompts(NamedTuple):
+    """What the prefix measures run over: positions of the measured requests and what identifies their prompts."""
+
+    column: str  # input_ids or block_hashes
+    unit: int  # tokens a symbol stands for
+    rows: NDArray[np.int64]  # positions in the trace, in order
+    roots: NDArray[np.int64]  # of each: the group of requests it can share with
+    tokens: NDArray[np.int64]  # true length of each
+    symbols: NDArray[np.int64]  # symbols of each
+    output_tokens: NDArray[np.int64]  # -1 when no ids
+
+
+class Prefix(NamedTuple):
+    """What the tree found, one entry a measured request."""
+
+    matched: NDArray[np.int64]
+    matched_with_outputs: NDArray[np.int64] | None
+    matched_in_session: NDArray[np.int64] | None
+    curve: MissRatioCurve
+    stats: Stats
+    top: list[TopPrefix]
+    top_symbols: list[NDArray[Any]]
+
+
+def profile(
+    trace: Trace, out: str | os.PathLike[str], *, progress: Progress | None = None, name: str | None = None
+) -> dict[str, Any]:
+    """Measure a trace and write the profile folder; returns what profile.json holds."""
+    say = progress or (lambda what, done, total: None)
+    rows = _load(trace)
+    left_out: list[dict[str, str]] = []
+    info = tokenizer_of(trace)
+    prompts = _prompts(trace, rows, info, left_out)
+    prefix = None if prompts is None else measure_prefix(trace, rows, prompts, say)
+    profile: dict[str, Any] = {
+        "schema_version": schema.PROFILE_SCHEMA_VERSION,
+        "traceprof_version": traceprof.__version__,
+        "trace": _trace_part(trace, rows, name),
+        "tokenizer": _tokenizer_part(info, prompts),
+    }
+    per_request: pl.DataFrame | None = None
+    previews: list[str | None] = []
+    if prompts is not None and prefix is not None:
+        previews = _previews(trace, info, prompts, prefix)
+        hits = {
+            b: hit_tokens(prefix.matched, prompts.symbols, prompts.tokens, prompts.unit, b) for b in BLOCKS
+        }
+        with_outputs = None
+        if prefix.matched_with_outputs is not None:
+            with_outputs = {
+                b: hit_tokens(prefix.matched_with_outputs, prompts.symbols, prompts.tokens, prompts.unit, b)
+                for b in BLOCKS
+            }
+        else:
+            left_out.append(
+                {"measure": "hit rate with outputs cached", "reason": "the trace does not identify outputs"}
+            )
+        per_request = _per_request(rows, prompts, hits, with_outputs, prefix)
+        profile["tokens"] = {
+            "input": int(prompts.tokens.sum()),
+            "output": _output_total(rows, prompts),
+            "distinct": prefix.stats.distinct_tokens,
+        }
+        profile["prefix"] = _prefix_part(rows, prompts, prefix, hits, with_outputs, previews, left_out)
+        profile["cache"] = _cache_part(prefix.curve, prompts)
+    else:
+        profile["tokens"] = {
+            "input": _total(rows["input_tokens"]),
+            "output": _total(rows["output_tokens"]),
+            "distinct": None,
+        }
+        profile["prefix"], profile["cache"] = None, None
+    profile["lengths"] = _lengths_part(rows, prompts, left_out)
+    steps, load = _concurrency_part(rows, prompts, left_out)
+    profile["concurrency"] = load
+    profile["arrivals"] = _arrivals_part(rows, left_out)
+    profile["sessions"] = _sessions_part(rows, left_out)
+    profile["reported"] = _reported(rows)
+    profile["breakers"] = []
+    profile["left_out"] = left_out
+    profile["verdict"] = verdict(profile)
+    with staged(out, mine=PROFILE_FILE) as stage:
+        if per_request is not None and prompts is not None and prefix is not None:
+            _write(per_request, stage / "requests.parquet", schema.PROFILE_REQUESTS)
+            points = prefix.curve.points()
+            curve = {"capacity_tokens": points.capacity_tokens, "hit_tokens": points.hit_tokens}
+            _write(pl.DataFrame(curve), stage / "mrc.parquet", schema.MRC)
+            _write(
+                _prefix_table(rows, prompts, prefix, previews), stage / "prefixes.parquet", schema.PREFIXES
+            )
+        if steps is not None:
+            bins = flight.over_time(steps, _starts(rows)["start_us"].to_numpy())
+            frame = pl.DataFrame(bins._asdict())
+            if load is None:
+                frame = frame.with_columns(in_flight_mean=pl.lit(None), in_flight_peak=pl.lit(None))
+            _write(frame, stage / "concurrency.parquet", schema.CONCURRENCY)
+        write_json(stage / PROFILE_FILE, profile)
+    return profile
+
+
+def _write(frame: pl.DataFrame, path: Path, columns: tuple[schema.Column, ...]) -> None:
+    table = frame.select(c.name for c in columns).to_arrow().cast(schema.arrow(columns))
+    pq.write_table(table, path, compression="zstd")
+
+
+# -- what is measured ------------------------------------------------------------------------------------------
+
+
+def _load(trace: Trace) -> pl.DataFrame:
+    """One narrow row a request, in the trace's order, with what the measures ask for."""
+    words = [c.name for c in schema.REQUESTS if pa.types.is_dictionary(c.type) and c.name in _COLUMNS]
+    rows = trace.scan("requests").select(_COLUMNS).with_columns(pl.col(words).cast(pl.String)).collect()
+    start = pl.when(pl.col("clock").is_in(["absolute", "relative"])).then("arrival_offset_us")
+    ends = (pl.col("end_ts") - pl.col("arrival_ts")).dt.total_microseconds()
+    rows = rows.with_columns(
+        start_us=start,
+        end_us=start + pl.coalesce(ends, "e2e_us"),
+        engine_load=~pl.col("served_from_response_cache").fill_null(False),
+    )
+    # a request without an answer goes to the model that its alias always got, if there is but one
+    alias = (
+        rows.filter(pl.col("model_served").is_not_null() & pl.col("model_requested").is_not_null())
+        .group_by("model_requested")
+        .agg(pl.col("model_served").unique())
+        .filter(pl.col("model_served").list.len() == 1)
+        .with_columns(usual=pl.col("model_served").list.first())
+        .select("model_requested", "usual")
+    )
+    return rows.join(alias, on="model_requested", how="left", maintain_order="left").with_columns(
+        model=pl.coalesce("model_served", "usual", "model_requested")
+    )
+
+
+def _prompts(
+    trace: Trace, rows: pl.DataFrame, info: TokenizerInfo | None, left_out: list[dict[str, str]]
+) -> Prompts | None:
+    """Which requests the prefix measures run over; None when the trace identifies no prompt."""
+    ids, hashed = _sizes(trace, "input_ids"), _sizes(trace, "block_hashes")
+    if ids is None or hashed is None:
+        left_out.append(
+            {
+                "measure": "shared prefixes, miss-ratio curve",
+                "reason": "the log holds lengths and times only, nothing that identifies a prompt"
+                if not trace.parts("content")
+                else "the trace has text but no tokens yet: run traceprof tokenize",
+            }
+        )
+        return None
+    counted = rows["engine_load"].to_numpy()
+    if not counted.all():
+        left_out.append(
+            {
+                "measure": f"prefixes of {int((~counted).sum()):,} requests",
+                "reason": "a gateway's response cache answered them: no engine saw them",
+            }
+        )
+    with_ids, with_hashes = (ids.size >= 0) & counted, (hashed.size >= 0) & counted
+    units = rows["block_size"].fill_null(0).to_numpy()
+    groups = {int(u): int(with_hashes[units == u].sum()) for u in np.unique(units[with_hashes])}
+    groups[1] = groups.get(1, 0) + int(with_ids.sum())
+    groups = {u: n for u, n in groups.items() if n}
+    if not groups:
+        left_out.append(
+            {"measure": "shared prefixes, miss-ratio curve", "reason": "no request's prompt is identified"}
+        )
+        return None
+    unit = max(groups, key=lambda u: (groups[u], -u))
+    column = "input_ids" if unit == 1 and with_ids.any() else "block_hashes"
+    chosen = with_ids if column == "input_ids" else with_hashes & (units == unit)
+    for other, n in groups.items():
+        if other != unit:
+            left_out.append(
+                {
+                    "measure": f"prefixes of {n:,} requests",
+                    "reason": f"known in units of {other} tokens, not {unit}: profile them apart",
+                }
+            )
+    unknown = int((counted & ~(ids.size >= 0) & ~(hashed.size >= 0)).sum())
+    if unknown:
+        left_out.append({"measure": f"prefixes of {unknown:,} requests", "reason": _why_unknown(rows, info)})
+    at = np.flatnonzero(chosen)
+    keys = ["model", "cache_salt"] + (["hash_scope"] if column == "block_hashes" else [])
+    roots = rows[at.tolist()].select(pl.struct(keys).rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
+    symbols = (ids if column == "input_ids" else hashed).size[at]
+    tokens = symbols if column == "input_ids" else rows["input_tokens"].to_numpy()[at].astype(np.int64)
+    return Prompts(column, unit, at, roots, tokens, symbols, ids.output[at])
+
+
+def _why_unknown(rows: pl.DataFrame, info: TokenizerInfo | None) -> str:
+    cut = rows["content_state"].is_in(["truncated", "redacted"]).sum()
+    failed = sum(info.errors.values()) if info else 0
+    said = []
+    if cut:
+        said.append(f"{cut:,} were cut or redacted by the logger")
+    if failed:
+        first = next(iter(info.errors)) if info else ""
+        said.append(f"{failed:,} could not be rendered ({first})")
+    return "; ".join(said) or "the log does not hold their prompts"
+
+
+class _Sizes(NamedTuple):
+    size: NDArray[np.int64]  # symbols a row, -1 when not known
+    output: NDArray[np.int64]  # output tokens a row, -1 when not known
+
+
+def _sizes(trace: Trace, column: str) -> _Sizes | None:
+    """Lengths of the lists in tokens/, without their values; None when there is no tokens/."""
+    if not trace.parts("tokens"):
+        return None
+    frame = trace.scan("tokens").select(
+        size=pl.col(column).list.len().cast(pl.Int64).fill_null(-1),
+        output=pl.col("output_ids").list.len().cast(pl.Int64).fill_null(-1),
+    )
+    got = frame.collect()
+    return _Sizes(got["size"].to_numpy(), got["output"].to_numpy())
+
+
+def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Progress) -> Prefix:
+    """Stream the prompts through the tree: alone (with reuse distances), with outputs, and session by session."""
+    dtype = np.uint32 if prompts.column == "input_ids" else np.uint64
+    total = float(prompts.tokens.sum()) or 1.0
+    tree = RadixTree(unit=prompts.unit, reuse=True, dtype=dtype, requests_total=len(prompts.rows))
+    matched, runs = [], []
+    done = 0
+    for piece in _pieces(trace, prompts):
+        found = tree.insert(piece.symbols, piece.offsets, prompts.roots[piece.at], prompts.tokens[piece.at])
+        matched.append(found.matched)
+        runs.append(found.runs)
+        done += int(prompts.tokens[piece.at].sum())
+        say("prefix tree", done, total)
+    flat = np.concatenate(matched) if matched else np.empty(0, np.int64)
+    curve = MissRatioCurve(
+        np.concatenate([r.start for r in runs]) if runs else np.empty(0, np.int64),
+        np.concatenate([r.length for r in runs]) if runs else np.empty(0, np.int64),
+        tree.input_tokens,
+    )
+    top = tree.top_prefixes(TOP_PREFIXES)
+    top_symbols = [tree.prefix_symbols(one.node)[:PREVIEW_CHARS] for one in top]
+    stats = tree.stats()
+    del tree, runs
+    with_outputs = _with_outputs(trace, rows, prompts, say) if (prompts.output_tokens >= 0).any() else None
+    in_session = _in_session(trace, rows, prompts, say)
+    return Prefix(flat, with_outputs, in_session, curve, stats, top, top_symbols)
+
+
+class _Piece(NamedTuple):
+    at: slice  # into Prompts' arrays
+    symbols: NDArray[Any]
+    offsets: NDArray[np.int64]
+    output_symbols: NDArray[Any]
+    output_offsets: NDArray[np.int64]
+    output_known: NDArray[np.bool_]
+
+
+def _pieces(trace: Trace, prompts: Prompts, *, outputs: bool = False) -> Any:
+    """The measured prompts' symbols, chunk by chunk, rows that are not measured left out."""
+    done = 0
+    for chunk in chunks(trace, prompts.column, outputs=outputs):
+        n = len(chunk.known)
+        end = int(np.searchsorted(prompts.rows, chunk.first + n))
+        at = slice(done, end)
+        wanted = prompts.rows[at] - chunk.first
+        done = end
+        if not len(wanted):
+            continue
+        symbols, offsets = _select(chunk.symbols, chunk.offsets, wanted, n)
+        out_symbols, out_offsets = _select(chunk.output_symbols, chunk.output_offsets, wanted, n)
+        yield _Piece(at, symbols, offsets, out_symbols, out_offsets, chunk.output_known[wanted])
+
+
+def _select(
+    symbols: NDArray[Any], offsets: NDArray[np.int64], wanted: NDArray[np.int64], n: int
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    if len(wanted) == n:
+        return symbols, offsets
+    parts = [symbols[offsets[i] : offsets[i + 1]] for i in wanted]
+    return np.concatenate(parts), np.cumsum([0, *map(len, parts)], dtype=np.int64)
+
+
+def _with_outputs(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Progress) -> NDArray[np.int64]:
+    chat = TreeWithOutputs(unit=prompts.unit)
+    # where the order is not that of one clock, outputs enter before the next request
+    start = rows["start_us"].to_numpy()[prompts.rows] if rows["start_us"].null_count() == 0 else None
+    end = rows["end_us"].fill_null(NO_END).to_numpy()[prompts.rows]
+    if start is not None and len(start) and (np.diff(start) < 0).any():
+        start = None
+    matched = []
+    total = float(prompts.tokens.sum()) or 1.0
+    done = 0
+    for piece in _pieces(trace, prompts, outputs=True):
+        n = len(piece.offsets) - 1
+        matched.append(
+            chat.insert(
+                piece.symbols,
+                piece.offsets,
+                piece.output_symbols,
+                piece.output_offsets,
+                arrival_us=np.zeros(n, np.int64) if start is None else start[piece.at].astype(np.int64),
+                end_us=np.full(n, NO_END) if start is None else end[piece.at].astype(np.int64),
+                has_output=piece.output_known,
+                roots=prompts.roots[piece.at],
+                tokens=prompts.tokens[piece.at],
+            )
+        )
+        done += int(prompts.tokens[piece.at].sum())
+        say("with outputs", done, total)
+    return np.concatenate(matched)
+
+
+def _in_session(
+    trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Progress
+) -> NDArray[np.int64] | None:
+    """Matched symbols when a request can share with its own session only; None when there are no sessions."""
+    names = rows["session_id"].gather(prompts.rows)
+    if names.null_count() == len(names):
+        return None
+    key = pl.DataFrame({"root": prompts.roots, "session": names}).with_row_index("place")
+    nobody = pl.when(pl.col("session").is_null()).then(
+        "place"
+    )  # without a session there is nobody to share with
+    group = pl.struct("root", "session", nobody.alias("nobody")).rank("dense").cast(pl.Int64) - 1
+    roots = key.select(group).to_series().to_numpy()
+    dtype = np.uint32 if prompts.column == "input_ids" else np.uint64
+    tree = RadixTree(unit=prompts.unit, dtype=dtype)
+    matched = []
+    for piece in _pieces(trace, prompts):
+        found = tree.insert(piece.symbols, piece.offsets, roots[piece.at], prompts.tokens[piece.at])
+        matched.append(found.matched)
+        say("sessions", piece.at.stop, len(prompts.rows))
+    return np.concatenate(matched)
+
+
+# -- parts of profile.json ---------------------------------------------------------------------------------------
+
+
+def _rate(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _total(values: pl.Series) -> int | None:
+    return int(values.sum()) if values.null_count() < len(values) else None
+
+
+def _iso(value: Any) -> str | None:
+    return None if value is None else value.isoformat().replace("+00:00", "Z")
+
+
+def _counts(values: pl.Series) -> dict[str, int]:
+    got = values.fill_null("unknown").value_counts(sort=True, name="n")
+    return dict(zip(got.to_series(0).to_list(), got["n"].to_list(), strict=True))
+
+
+def _trace_part(trace: Trace, rows: pl.DataFrame, name: str | None) -> dict[str, Any]:
+    manifest = trace.manifest
+    timed = rows["start_us"].drop_nulls()
+    return {
+        "name": name or ", ".join(manifest["inputs"][:3]) + (" ..." if len(manifest["inputs"]) > 3 else ""),
+        "requests": len(rows),
+        "rejects": manifest["rejects"],
+        "rejects_by_reason": manifest["rejects_by_reason"],
+        "skipped": manifest["skipped_by_reason"],
+        "records_in": manifest["records_in"],
+        "first_arrival": _iso(rows["arrival_ts"].min()),
+        "last_arrival": _iso(rows["arrival_ts"].max()),
+        "span_seconds": None if not len(timed) else (timed.max() - timed.min()) / 1e6,  # type: ignore[operator]
+        "models": _counts(rows["model"]),
+        "formats": _counts(rows["source_format"]),
+        "status": _counts(rows["status"]),
+        "order": manifest["order"],
+        "privacy": manifest["privacy"],
+    }
+
+
+def _tokenizer_part(info: TokenizerInfo | None, prompts: Prompts | None) -> dict[str, Any]:
+    if prompts is None:
+        return {
+            "name": None,
+            "exact": True,
+            "unit": 1,
+            "source": "counts",
+            "note": "lengths as the log counts them",
+        }
+    if prompts.column == "block_hashes":
+        return {
+            "name": None,
+            "exact": True,
+            "unit": prompts.unit,
+            "source": "hashes",
+            "note": f"prompts are known as hashes of {prompts.unit}-token blocks made by the log's source",
+        }
+    if info is None:
+        return {
+            "name": None,
+            "exact": True,
+            "unit": 1,
+            "source": "tokens",
+            "note": "token ids as the log holds them",
+        }
+    return {
+        "name": info.name,
+        "exact": info.exact,
+        "unit": 1,
+        "source": "tokens",
+        "digest": info.digest,
+        "note": None,
+    }
+
+
+def _output_total(rows: pl.DataFrame, prompts: Prompts) -> int | None:
+    got = _output_lengths(rows, prompts)
+    known = got[got >= 0]
+    return int(known.sum()) if len(known) else None
+
+
+def _output_lengths(rows: pl.DataFrame, prompts: Prompts) -> NDArray[np.int64]:
+    """Output tokens of the measured requests under the profile's tokenizer, the log's own count where it has no text."""
+    logged = rows["output_tokens"].cast(pl.Int64).fill_null(-1).to_numpy()[prompts.rows]
+    return np.where(prompts.output_tokens >= 0, prompts.output_tokens, logged)
+
+
+def _per_request(
+    rows: pl.DataFrame,
+    prompts: Prompts,
+    hits: dict[int, NDArray[np.int64] | None],
+    with_outputs: dict[int, NDArray[np.int64] | None] | None,
+    prefix: Prefix,
+) -> pl.DataFrame:
+    finest = prefix.matched_with_outputs
+    both = None if finest is None else np.minimum(finest * prompts.unit, prompts.tokens)
+    nothing = pl.repeat(None, len(prompts.rows), dtype=pl.Int64, eager=True)
+    return pl.DataFrame(
+        {
+            "request_id": rows["request_id"].gather(prompts.rows),
+            "input_tokens": prompts.tokens,
+            **{f"hit_tokens_{b}": nothing if h is None else pl.Series(h) for b, h in hits.items()},
+            "hit_tokens_1_with_outputs": nothing if both is None or prompts.unit > 1 else pl.Series(both),
+        }
+    )
+
+
+def _sums(hits: dict[int, NDArray[np.int64] | None], whole: int) -> dict[str, Any]:
+    tokens = {str(b): None if h is None else int(h.sum()) for b, h in hits.items()}
+    return {
+        "hit_tokens": tokens,
+        "hit_rate": {b: None if t is None else _rate(t, whole) for b, t in tokens.items()},
+    }
+
+
+def _prefix_part(
+    rows: pl.DataFrame,
+    prompts: Prompts,
+    prefix: Prefix,
+    hits: dict[int, NDArray[np.int64] | None],
+    with_outputs: dict[int, NDArray[np.int64] | None] | None,
+    previews: list[str | None],
+    left_out: list[dict[str, str]],
+) -> dict[str, Any]:
+    whole = int(prompts.tokens.sum())
+    finest = np.minimum(prefix.matched * prompts.unit, prompts.tokens)
+    filled = prompts.tokens > 0
+    means = {
+        str(b): None if h is None or not filled.any() else float((h[filled] / prompts.tokens[filled]).mean())
+        for b, h in hits.items()
+    }
+    origin = None
+    if prefix.matched_in_session is not None:
+        own = int(np.minimum(prefix.matched_in_session * prompts.unit, prompts.tokens).sum())
+        origin = {"same_session": _rate(own, whole), "other_sessions": _rate(int(finest.sum()) - own, whole)}
+    else:
+        left_out.append(
+            {"measure": "sharing within and across sessions", "reason": "the log names no sessions"}
+        )
+    measured = rows[prompts.rows.tolist()]
+    return {
+        "requests": len(prompts.rows),
+        "input_tokens": whole,
+        **_sums(hits, whole),
+        "with_outputs": None
+        if with_outputs is None
+        else {**_sums(with_outputs, whole), "how": _how_outputs(rows)},
+        "mean_of_requests": means,
+        "requests_with_hit": int((finest > 0).sum()),
+        "redundant_tokens": int(finest.sum()),
+        "radix_tree": {
+            "nodes": prefix.stats.nodes,
+            "leaves": prefix.stats.leaves,
+            "max_depth": prefix.stats.max_depth,
+            "max_depth_tokens": prefix.stats.max_depth_tokens,
+        },
+        "by_origin": origin,
+        "by_model": _by(measured["model"], prompts, hits),
+        "by_tenant": _by(measured["tenant_id"], prompts, hits)
+        if measured["tenant_id"].null_count() < len(measured)
+        else None,
+        "top_prefixes": [
+            {
+                "tokens": one.tokens,
+                "requests": one.requests,
+                "saved_tokens": one.saved_tokens,
+                "model": model,
+                "preview": preview,
+            }
+            for one, model, preview in zip(
+                prefix.top, _root_models(rows, prompts, prefix), previews, strict=True
+            )
+        ],
+        "definitions": definitions(prompts, prefix.matched, measured["status"].to_numpy() == "ok"),
+    }
+
+
+def _how_outputs(rows: pl.DataFrame) -> str:
+    if rows["start_us"].null_count() or (rows["end_us"].null_count() == len(rows)):
+        return "the log has no end times: an output is taken to be cached before the next request arrives"
+    return "an output is cached from the moment its request ended"
+
+
+def _by(
+    names: pl.Series, prompts: Prompts, hits: dict[int, NDArray[np.int64] | None], most: int = 50
+) -> dict[str, dict[str, Any]]:
+    """Requests, tokens and hits by a name, the largest first; everything past `most` names as one row."""
+    sums = pl.DataFrame({"name": names.fill_null("unknown"), "input_tokens": prompts.tokens}).with_columns(
+        **{f"hit_{b}": pl.Series(h) for b, h in hits.items() if h is not None}
+    )
+    table = (
+        sums.group_by("name")
+        .agg(pl.len().alias("requests"), pl.exclude("name").sum())
+        .sort("input_tokens", "name", descending=[True, False])
+    )
+    if len(table) > most:
+        rest = table[most:].select(
+            pl.lit(f"{len(table) - most} others").alias("name"), pl.exclude("name").sum()
+        )
+        table = pl.concat([table[:most], rest.select(table.columns)])
+    out = {}
+    for row in table.iter_rows(named=True):
+        tokens = {str(b): None if h is None else int(row[f"hit_{b}"]) for b, h in hits.items()}
+        out[row["name"]] = {
+            "requests": int(row["requests"]),
+            "input_tokens": int(row["input_tokens"]),
+            "hit_tokens": tokens,
+            "hit_rate": {b: None if t is None else _rate(t, row["input_tokens"]) for b, t in tokens.items()},
+        }
+    return out
+
+
+def _root_models(rows: pl.DataFrame, prompts: Prompts, prefix: Prefix) -> list[str | None]:
+    first = dict(zip(prompts.roots[::-1].tolist(), prompts.rows[::-1].tolist(), strict=True))
+    return [rows["model"][first[one.root]] for one in prefix.top]
+
+
+def definitions(
+    prompts: Prompts, matched: NDArray[np.int64], ok: NDArray[np.bool_]
+) -> dict[str, dict[str, Any]]:
+    """The other things that publications call hit rate, each with its sentence; at the trace's own unit, or 16."""
+    unit = prompts.unit if prompts.unit > 1 else 16
+    hit = hit_tokens(matched, prompts.symbols, prompts.tokens, prompts.unit, unit)
+    assert hit is not None
+    finest = np.minimum(matched * prompts.unit, prompts.tokens)
+    blocks = -(-prompts.tokens // unit)
+    hit_blocks = -(-hit // unit)
+    full = prompts.tokens // unit
+    half = len(hit) // 2
+    filled = blocks > 0
+
+    def entry(value: float | None, means: str) -> dict[str, Any]:
+        return {"value": value, "means": means}
+
+    return {
+        "token_weighted": entry(_rate(int(finest.sum()), int(prompts.tokens.sum())), "sum of hit tokens / sum of input tokens, at the finest unit the trace knows"),
+        f"token_weighted_blocks_of_{unit}": entry(_rate(int(hit.sum()), int(prompts.tokens.sum())), f"sum of hit tokens in blocks of {unit} / sum of input tokens"),
+        "block_weighted": entry(_rate(int(hit_blocks.sum()), int(blocks.sum())), f"hit blocks of {unit} / all blocks, the last partial one included"),
+        "full_blocks_only": entry(_rate(int(np.minimum(hit // unit, full).sum()), int(full.sum())), f"hit full blocks of {unit} / full blocks"),
+        "mean_of_requests": entry(float((hit_blocks[filled] / blocks[filled]).mean()) if filled.any() else None, f"mean over requests of hit blocks of {unit} / blocks: short prompts weigh as much as long ones"),
+        "last_half": entry(_rate(int(hit[half:].sum()), int(prompts.tokens[half:].sum())), f"token-weighted in blocks of {unit}, over the last half of the requests; the first half only warms the cache"),
+        "requests_with_hit": entry(_rate(int((finest > 0).sum()), len(finest)), "share of requests that hit at all"),
+        "successful_requests": entry(_rate(int(finest[ok].sum()), int(prompts.tokens[ok].sum())), "token-weighted over the requests that ended well; the others still warm the cache"),
+    }  # fmt: skip
+
+
+def _cache_part(curve: MissRatioCurve, prompts: Prompts) -> dict[str, Any]:
+    points = curve.sampled(200)
+    whole = max(1, curve.input_tokens)
+    return {
+        "mrc": [[int(c), float(r)] for c, r in zip(points.capacity_tokens, points.hit_rate, strict=True)],
+        "working_set_tokens": {f"{round(q * 100)}%": curve.working_set(q) for q in (0.5, 0.9, 0.99, 1.0)},
+        "memory_marks": [
+            {"label": m.label, "capacity_tokens": m.capacity_tokens, "hit_rate": curve.hit_tokens_at(m.capacity_tokens) / whole}
+            for m in memory.marks()
+        ],
+        "policy": "LRU over prefixes, one memory for all models of the trace; a hit is counted token by token",
+        "engines": {},
+    }  # fmt: skip
+
+
+def _lengths_part(
+    rows: pl.DataFrame, prompts: Prompts | None, left_out: list[dict[str, str]]
+) -> dict[str, Any]:
+    if prompts is not None:
+        inputs, outputs = prompts.tokens, _output_lengths(rows, prompts)
+    else:
+        inputs = rows["input_tokens"].cast(pl.Int64).fill_null(-1).to_numpy()
+        outputs = rows["output_tokens"].cast(pl.Int64).fill_null(-1).to_numpy()
+    both = (inputs >= 0) & (outputs >= 0)
+    part = {
+        "input": lengths(inputs[inputs >= 0]),
+        "output": lengths(outputs[outputs >= 0]),
+        "total": lengths((inputs + outputs)[both]),
+    }
+    left_out.extend(
+        {"measure": f"{side} lengths", "reason": f"the log gives no {side} tokens and no text of them"}
+        for side in ("input", "output")
+        if part[side] is None
+    )
+    return part
+
+
+def _starts(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("start_us").is_not_null())
+
+
+def _one_clock(rows: pl.DataFrame) -> bool:
+    return _starts(rows)["clock"].n_unique() == 1
+
+
+def _concurrency_part(
+    rows: pl.DataFrame, prompts: Prompts | None, left_out: list[dict[str, str]]
+) -> tuple[flight.Steps | None, dict[str, Any] | None]:
+    timed = _starts(rows)
+    if not len(timed) or not _one_clock(rows):
+        reason = "the log has no arrival times"
+        if len(timed):
+            reason = "the files do not share one clock"
+        elif (rows["clock"] == "session").any():
+            reason = "each session counts from its own start: sessions share no clock"
+        left_out.append({"measure": "concurrency over time", "reason": reason})
+        return None, None
+    served = timed.filter("engine_load")
+    measured = served["end_us"].null_count() == 0
+    how = None
+    ends = served["end_us"]
+    if not measured:
+        if prompts is not None:
+            size = np.full(len(rows), -1, np.int64)
+            size[prompts.rows] = prompts.tokens
+            out = np.full(len(rows), -1, np.int64)
+            out[prompts.rows] = _output_lengths(rows, prompts)
+            at = (
+                rows.with_row_index("at")
+                .filter(pl.col("start_us").is_not_null() & pl.col("engine_load"))["at"]
+                .to_numpy()
+            )
+            inputs, outputs = size[at], out[at]
+        else:
+            inputs = served["input_tokens"].cast(pl.Int64).fill_null(-1).to_numpy()
+            outputs = served["output_tokens"].cast(pl.Int64).fill_null(-1).to_numpy()
+        missing = int(served["end_us"].null_count())
+        seconds = np.maximum(inputs, 0) / flight.PREFILL_TOKENS_PER_S + np.maximum(outputs, 0) * flight.TPOT_S
+        guess = served["start_us"] + pl.Series((seconds * 1e6).astype(np.int64))
+        ends = pl.select(pl.coalesce(ends, guess)).to_series()
+        how = flight.ASSUMED if missing == len(served) else f"{missing:,} of {len(served):,} requests have no end: {flight.ASSUMED}"  # fmt: skip
+    steps = flight.in_flight(served["start_us"].to_numpy().astype(np.int64), ends.to_numpy().astype(np.int64))
+    found = flight.concurrency(steps)
+    if found is None:
+        left_out.append({"measure": "concurrency over time", "reason": "no request takes any time"})
+        return steps, None
+    return steps, {**found, "measured": measured, "how": how}
+
+
+def _arrivals_part(rows: pl.DataFrame, left_out: list[dict[str, str]]) -> dict[str, Any] | None:
+    timed = _starts(rows)
+    found = arrivals(np.sort(timed["start_us"].to_numpy())) if len(timed) and _one_clock(rows) else None
+    if found is None:
+        left_out.append(
+            {
+                "measure": "arrival rate and burstiness",
+                "reason": "fewer than two requests at different times"
+                if len(timed)
+                else "the log has no arrival times on one clock",
+            }
+        )
+    return found
+
+
+def _sessions_part(rows: pl.DataFrame, left_out: list[dict[str, str]]) -> dict[str, Any] | None:
+    in_session = pl.when(pl.col("clock") == "session").then("arrival_offset_us").otherwise("start_us")
+    took = (
+        pl.when(pl.col("clock") == "session")
+        .then(pl.col("arrival_offset_us") + pl.col("e2e_us"))
+        .otherwise("end_us")
+    )
+    found = sessions(rows.with_columns(start_us=in_session, end_us=took))
+    if found is None:
+        left_out.append({"measure": "sessions and think time", "reason": "the log names no sessions"})
+    return found
+
+
+def _reported(rows: pl.DataFrame) -> dict[str, Any] | None:
+    """What the log itself says of tokens and its engine's cache, to hold the profile against."""
+    told = rows.filter(pl.col("input_tokens").is_not_null() & pl.col("engine_load"))
+    if not len(told):
+        return None
+    cached = told.filter(pl.col("cached_input_tokens").is_not_null())
+    return {
+        "requests": len(told),
+        "input_tokens": int(told["input_tokens"].cast(pl.Int64).sum()),
+        "output_tokens": _total(told["output_tokens"].cast(pl.Int64)),
+        "requests_with_cached_tokens": len(cached),
+        "cached_input_tokens": _total(cached["cached_input_tokens"].cast(pl.Int64)),
+        "cached_hit_rate": _rate(int(cached["cached_input_tokens"].cast(pl.Int64).sum()), int(cached["input_tokens"].cast(pl.Int64).sum()))
+        if len(cached)
+        else None,
+    }  # fmt: skip
+
+
+def _previews(trace: Trace, info: TokenizerInfo | None, prompts: Prompts, prefix: Prefix) -> list[str | None]:
+    """The first characters of each top prefix; None unless the trace holds text and its tokenizer is still there."""
+    nothing: list[str | None] = [None] * len(prefix.top)
+    if (
+        prompts.column != "input_ids"
+        or info is None
+        or info.reload is None
+        or trace.manifest["privacy"] != "text"
+    ):
+        return nothing
+    from traceprof.errors import TraceprofError
+
+    try:
+        tokenizer = load_tokenizer(*info.reload)
+    except TraceprofError:
+        return nothing
+    if tokenizer.digest != info.digest:
+        return nothing
+    return [" ".join(tokenizer.decode(ids).split())[:PREVIEW_CHARS] for ids in prefix.top_symbols]
+
+
+def _prefix_table(
+    rows: pl.DataFrame, prompts: Prompts, prefix: Prefix, previews: list[str | None]
+) -> pl.DataFrame:
+    models = _root_models(rows, prompts, prefix)
+    spec = {
+        "tokens": pl.Int64,
+        "requests": pl.Int64,
+        "saved_tokens": pl.Int64,
+        "model": pl.String,
+        "preview": pl.String,
+    }
+    return pl.DataFrame(
+        [
+            (t.tokens, t.requests, t.saved_tokens, m, p)
+            for t, m, p in zip(prefix.top, models, previews, strict=True)
+        ],
+        schema=spec,
+        orient="row",
+    )
+
+
+def open_profile(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The profile.json of a profile folder; raises TraceprofError when there is none."""
+    import json
+
+    from traceprof.errors import TraceprofError
+
+    file = Path(path) / PROFILE_FILE
+    try:
+        value: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise TraceprofError(
+            "no profile here", path=path, remedy="make one: traceprof profile TRACE -o PROFILE"
+        ) from None
+    except (OSError, ValueError) as bad:
+        raise TraceprofError(f"unreadable: {bad}", path=file, remedy="profile the trace again") from None
+    if value.get("schema_version") != schema.PROFILE_SCHEMA_VERSION:
+        raise TraceprofError("made by another version", path=file, remedy="profile the trace again")
+    return value

@@ -1,0 +1,308 @@
+"""The report in short, for a console: readable at 80 columns, plain in a pipe."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from traceprof.report import (
+    Profile,
+    about,
+    answer,
+    at,
+    block_label,
+    block_rates,
+    clean,
+    confidence_words,
+    count,
+    duration,
+    favourite,
+    histogram,
+    notices,
+    number,
+    percent,
+    plural,
+    rows_of,
+    short,
+    subtitle,
+    table_of,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+WIDEST = 100  # prose wider than this is hard to read, whatever the console
+BAR = 24
+PREFIXES = 5
+LEVELS = "▁▂▃▄▅▆▇█"
+ASCII_LEVELS = "_.-=+*%#"
+
+
+def summary(
+    profile: Profile, console: Console, report_path: Path | str | None = None, folder: Path | None = None
+) -> None:
+    """Print what matters about a profile; `folder` is the profile's own, for the line of arrivals over time."""
+    page = _Page(console)
+    _answer(profile, page)
+    _hit_rates(profile, page)
+    _prefixes(profile, page)
+    _lengths(profile, page)
+    _load(profile, page, folder)
+    _verdict(profile, page)
+    _left_out(profile, page)
+    if report_path is not None:
+        page.line()
+        page.line(page.text().append("Report", "bold").append(f"  {clean(report_path, 4096)}"), whole=True)
+
+
+class _Page:
+    """A console with the few things that a summary prints; everything is Text, so nothing is read as markup."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.width = max(40, min(console.width, WIDEST))
+        self.plain = not str(console.encoding).lower().startswith("utf")
+        self.levels = ASCII_LEVELS if self.plain else LEVELS
+
+    def text(self, text: str = "", style: str = "") -> Text:
+        from rich.text import Text
+
+        return Text(text, style)
+
+    def line(self, text: Text | str = "", *, whole: bool = False) -> None:
+        """One line as it is; `whole` lets the console break a path that is too long for it."""
+        shown = self.text(text) if isinstance(text, str) else text
+        if self.plain:
+            for fancy, simple in (("→", "->"), ("…", "..."), ("µ", "u")):
+                shown = self._replaced(shown, fancy, simple)
+            shown.plain = shown.plain.encode(self.console.encoding, "replace").decode(self.console.encoding)
+        self.console.print(
+            shown, highlight=False, soft_wrap=whole, no_wrap=not whole, overflow="ignore", crop=False
+        )
+
+    def _replaced(self, text: Text, old: str, new: str) -> Text:
+        return self.text(new).join(text.split(old, allow_blank=True)) if old in text.plain else text
+
+    def prose(self, text: str, style: str = "", indent: int = 0, first: str = "") -> None:
+        """A paragraph, wrapped; `first` stands before its first line."""
+        from rich.text import Text
+
+        whole = Text(text.replace("`", ""), style)
+        for i, row in enumerate(whole.wrap(self.console, self.width - indent - len(first))):
+            row.rstrip()
+            self.line(self.text(" " * indent + (first if i == 0 else " " * len(first))).append_text(row))
+
+    def head(self, title: str, rest: str = "", style: str = "dim") -> None:
+        """A heading after an empty line, with a few words beside it."""
+        row = self.text().append(title, "bold").append(f"  {rest}" if rest else "", style)
+        row.truncate(self.width, overflow="ellipsis")
+        self.line()
+        self.line(row)
+
+    def bar(self, share: float, width: int = BAR) -> Text:
+        """A share of 0..1 as a bar, in eighths of a character: 0.5 over 4 is two full ones and two spaces."""
+        share = min(max(share, 0.0), 1.0)
+        if self.plain:
+            return self.text("#" * round(share * width), "cyan").append(
+                "." * (width - round(share * width)), "dim"
+            )
+        eighths = round(share * width * 8)
+        full = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8] * (eighths % 8 > 0)
+        return self.text(full.ljust(width), "cyan")
+
+    def spark(self, values: Sequence[float], width: int) -> Text:
+        """A row of small columns, one a group of values, the tallest at the top."""
+        groups = _grouped(values, width)
+        top = max(groups, default=0.0)
+        if top <= 0:
+            return self.text()
+        steps = len(self.levels) - 1
+        return self.text(
+            "".join(self.levels[round(v / top * steps)] if v > 0 else " " for v in groups), "cyan"
+        )
+
+
+def _grouped(values: Sequence[float], width: int) -> list[float]:
+    """The values in at most `width` groups of neighbours, each its group's mean.
+
+    >>> _grouped([1, 3, 5, 7], 2)
+    [2.0, 6.0]
+    """
+    n = min(width, len(values))
+    cuts = [round(i * len(values) / n) for i in range(n + 1)] if n else []
+    return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(cuts)]
+
+
+def _answer(profile: Profile, page: _Page) -> None:
+    name = clean(at(profile, "trace", "name"), page.width - 2)
+    if name:
+        page.line(page.text(name, "bold"))
+    page.prose(subtitle(profile), "dim")
+    page.line()
+    told = list(answer(profile))
+    page.prose(told[0], "bold")
+    for text in told[1:]:
+        page.prose(text)
+    for notice in notices(profile):
+        page.line()
+        page.prose(notice, "yellow", first="! ")
+
+
+def _hit_rates(profile: Profile, page: _Page) -> None:
+    rates = block_rates(profile)
+    if not rates:
+        return
+    both = any(r.with_outputs is not None for r in rates)
+    page.head(
+        "Hit rate by block size",
+        f"share of input tokens, cache without limit{', estimated' if about(profile) else ''}",
+    )
+    if both:
+        page.line(page.text(f"  {'block size':18} {'prompts':>8}  {'':{BAR}}  {'with outputs':>12}", "dim"))
+    for r in rates:
+        row = page.text(f"  {block_label(r.block):18} {percent(r.rate):>8}  ").append_text(page.bar(r.rate))
+        row.append(f"  {percent(r.with_outputs):>12}" if both else "").rstrip()
+        page.line(row)
+    same, other = (
+        at(profile, "prefix", "by_origin", "same_session"),
+        at(profile, "prefix", "by_origin", "other_sessions"),
+    )
+    if same is not None and other is not None:
+        page.line(f"  of which {percent(same)} from the same session, {percent(other)} from other sessions")
+
+
+def _prefixes(profile: Profile, page: _Page) -> None:
+    top = rows_of(profile, "prefix", "top_prefixes")[:PREFIXES]
+    if not top:
+        return
+    page.head("Largest shared prefixes")
+    page.line(page.text(f"  {'saved':>9} {'length':>9} {'requests':>9}  starts with", "dim"))
+    for p in top:
+        row = page.text(
+            f"  {short(p.get('saved_tokens')):>9} {short(p.get('tokens')):>9} {short(p.get('requests')):>9}  "
+        )
+        preview = page.text(clean(p.get("preview")) or "(text not kept)")
+        preview.truncate(page.width - row.cell_len, overflow="ellipsis")
+        page.line(row.append_text(preview))
+
+
+def _lengths(profile: Profile, page: _Page) -> None:
+    sides = [(s, table_of(profile, "lengths", s)) for s in ("input", "output", "total")]
+    sides = [(side, lengths) for side, lengths in sides if lengths.get("p50") is not None]
+    if not sides:
+        return
+    shapes = {side: page.spark([n for _, _, n in histogram(profile, side)], 18) for side, _ in sides}
+    page.head("Lengths in tokens")
+    drawn = "   short to long" if any(shape.plain for shape in shapes.values()) else ""
+    page.line(
+        page.text(f"  {'':8}{''.join(f'{name:>11}' for name in ('p50', 'p95', 'p99', 'max'))}{drawn}", "dim")
+    )
+    for side, lengths in sides:
+        numbers = "".join(f"{count(lengths.get(name)):>11}" for name in ("p50", "p95", "p99", "max"))
+        row = page.text(f"  {side:8}{numbers}   ").append_text(shapes[side])
+        row.rstrip()
+        page.line(row)
+
+
+def _load(profile: Profile, page: _Page, folder: Path | None) -> None:
+    busy, arrivals, sessions = (table_of(profile, key) for key in ("concurrency", "arrivals", "sessions"))
+    if busy.get("mean") is not None:
+        page.head("Requests in flight", "estimated" if busy.get("measured") is False else "")
+        _facts(
+            page,
+            [
+                (name, number(busy.get(name)))
+                for name in ("mean", "p50", "p95", "p99", "peak")
+                if busy.get(name) is not None
+            ],
+        )
+    rates = [
+        ("mean", arrivals.get("rate_mean")),
+        ("busiest second", arrivals.get("rate_peak_1s")),
+        ("variation of gaps", arrivals.get("cv")),
+    ]
+    shown = [(label, number(value)) for label, value in rates if value is not None]
+    over_time = page.spark(_arrivals(folder), page.width - 4)
+    if shown or over_time.plain:
+        page.head("Arrivals", "requests a second")
+        _facts(page, shown)
+    if over_time.plain:
+        page.line(page.text("  ").append_text(over_time))
+    if sessions.get("count"):
+        page.head("Sessions")
+        turns = [
+            ("sessions", count(sessions["count"])),
+            ("turns, mean", number(sessions.get("turns_mean"))),
+            ("turns, most", count(sessions.get("turns_max"))),
+        ]
+        think = sessions.get("think_time_p50")
+        _facts(page, [*turns, *([("think time, median", duration(think))] if think is not None else [])])
+
+
+def _facts(page: _Page, facts: Sequence[tuple[str, str]]) -> None:
+    """Names and values in a row, as many to a line as fit."""
+    row = page.text(" ")
+    for name, value in facts:
+        fact = page.text(f" {name} ", "dim").append(f"{value} ", "not dim")
+        if row.cell_len + fact.cell_len > page.width:
+            page.line(row)
+            row = page.text(" ")
+        row.append_text(fact)
+    if row.plain.strip():
+        row.rstrip()
+        page.line(row)
+
+
+def _arrivals(folder: Path | None) -> list[float]:
+    path = None if folder is None else Path(folder) / "concurrency.parquet"
+    if path is None or not path.is_file():
+        return []
+    import polars as pl
+
+    return [
+        float(n or 0)
+        for n in pl.read_parquet(path, columns=["offset_s", "arrivals"]).sort("offset_s")["arrivals"]
+    ]
+
+
+def _verdict(profile: Profile, page: _Page) -> None:
+    if not table_of(profile, "verdict"):
+        return
+    engine, sure = favourite(profile), confidence_words(profile)
+    page.head(
+        "Verdict",
+        ", ".join(part for part in (engine or "no engine clearly favoured", sure) if part),
+        "bold cyan",
+    )
+    for reason in rows_of(profile, "verdict", "reasons"):
+        page.prose(_reason(reason), indent=2, first="- ")
+    caveat = clean(at(profile, "verdict", "caveat"), 600)
+    if caveat:
+        page.prose(caveat, "dim", indent=2)
+    if at(profile, "verdict", "checked_by") != "replay":
+        page.prose("Only a replay on your hardware proves it: traceprof replay", "dim", indent=2)
+
+
+def _reason(reason: Any) -> str:
+    if not isinstance(reason, dict):
+        return clean(reason, 600)
+    yours, threshold, source = (clean(reason.get(key), 200) for key in ("yours", "threshold", "source"))
+    beside = [f"yours {yours}" if yours else "", f"threshold {threshold}" if threshold else "", source]
+    beside = [part for part in beside if part]
+    return clean(reason.get("text"), 600) + (f" ({', '.join(beside)})" if beside else "")
+
+
+def _left_out(profile: Profile, page: _Page) -> None:
+    rows = list(_reasons_left_out(profile))
+    if rows:
+        page.head("Left out", f"{plural(len(rows), 'measure')} that this log cannot support")
+    for row in rows:
+        page.prose(row, indent=2, first="- ")
+
+
+def _reasons_left_out(profile: Profile) -> Iterator[str]:
+    for item in rows_of(profile, "left_out"):
+        yield f"{clean(item.get('measure'), 80).replace('_', ' ')}: {clean(item.get('reason'), 300)}"

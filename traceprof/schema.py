@@ -1,0 +1,196 @@
+"""Every column of every file that traceprof writes, declared once: name, Arrow type, unit, meaning.
+
+Readers, writers, docs and the published JSON Schemas derive from these tables. Sizes are bytes, `_us` is
+microseconds, ratios are 0..1. Null means that the log does not say.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+TRACE_SCHEMA_VERSION = 1
+PROFILE_SCHEMA_VERSION = 1
+
+_TS = pa.timestamp("us", "UTC")
+_STR = pa.string()
+_DICT = pa.dictionary(pa.int32(), pa.string())
+_MEDIA = pa.list_(
+    pa.struct([("kind", pa.string()), ("count", pa.int32()), ("bytes", pa.int64()), ("hash", pa.uint64())])
+)
+_PARAMS = pa.struct(
+    [
+        ("temperature", pa.float32()),
+        ("top_p", pa.float32()),
+        ("top_k", pa.int32()),
+        ("n", pa.int16()),
+        ("seed", pa.int64()),
+        ("stop_count", pa.int16()),
+        ("response_format", pa.string()),
+        ("tool_choice", pa.string()),
+        ("reasoning_effort", pa.string()),
+    ]
+)
+
+
+class Column(NamedTuple):
+    """One column: its name, Arrow type, whether it may be null, and what it means (unit first)."""
+
+    name: str
+    type: pa.DataType
+    nullable: bool
+    meaning: str
+
+
+def _c(name: str, type_: pa.DataType, meaning: str, nullable: bool = True) -> Column:
+    return Column(name, type_, nullable, meaning)
+
+
+REQUESTS: tuple[Column, ...] = (
+    # provenance
+    _c("row_id", _STR, "stable id of the row: hash of source file, source row and request id", False),
+    _c("source_format", _DICT, "the --format name of the reader that made the row", False),
+    _c("source_file", _DICT, "file the record came from, relative to what was given on the command line", False),
+    _c("source_row", pa.int64(), "line (text) or element (JSON, CSV) of the record in that file, from 1", False),
+    _c("adapter_version", pa.int16(), "version of the reader's rules", False),
+    _c("sampling_fraction", pa.float32(), "share of the traffic that the source kept, when it says so"),
+    _c("quality", pa.list_(pa.string()), "flags: what was derived, assumed or repaired in this row", False),
+    # identity
+    _c("request_id", _STR, "the client's or gateway's id; the row_id where the log gives none", False),
+    _c("provider_request_id", _STR, "id made by the model server"),
+    _c("attempt_group", _STR, "shared by the retries and fallbacks of one logical request"),
+    _c("attempt_no", pa.int16(), "0 for the first attempt"),
+    _c("session_id", _STR, "conversation the request belongs to"),
+    _c("session_kind", _DICT, "explicit, affinity_key, trace or file: where session_id comes from"),
+    _c("parent_request_id", _STR, "request whose answer this one continues"),
+    _c("trace_id", _STR, "distributed trace or agent run"),
+    _c("turn_index", pa.int32(), "turn within the session, from 0"),
+    _c("tenant_id", _STR, "API key, team, account or subscription"),
+    _c("user_id", _STR, "end user"),
+    _c("app", _DICT, "client application"),
+    # what was called
+    _c("operation", _DICT, "chat, text, responses, or other", False),
+    _c("model_requested", _DICT, "name the client asked for"),
+    _c("model_served", _DICT, "name of what answered"),
+    _c("provider", _DICT, "API family or provider"),
+    _c("stream", pa.bool_(), "whether the answer was streamed"),
+    # time
+    _c("arrival_ts", _TS, "UTC; when the request arrived (null for relative clocks)"),
+    _c("first_token_ts", _TS, "UTC; first output token (null unless measured)"),
+    _c("end_ts", _TS, "UTC; end of the answer"),
+    _c("arrival_offset_us", pa.int64(), "us since the first arrival of the trace (since the session's own start for clock session)"),
+    _c("clock", _DICT, "absolute, relative, session (each session has its own zero), order_only or none", False),
+    _c("arrival_quality", _DICT, "measured, derived, attempt_start, log_time, none", False),
+    _c("arrival_resolution_us", pa.int64(), "us; burst statistics below it are meaningless"),
+    _c("queue_us", pa.int64(), "us waiting in the server's queue, as reported"),
+    _c("ttft_us", pa.int64(), "us from arrival to first token, as reported"),
+    _c("e2e_us", pa.int64(), "us from arrival to end, as reported"),
+    _c("delay_after_parent_us", pa.int64(), "us of think or tool time after the previous turn ended"),
+    # outcome
+    _c("status", _DICT, "ok, error, cancelled, rejected, incomplete or unknown", False),
+    _c("http_status", pa.int16(), "HTTP status code"),
+    _c("error_type", _STR, "type or code of the error, never its message"),
+    _c("finish_reason", _DICT, "stop, length, tool_calls, content_filter, refusal, abort or other"),
+    _c("served_from_response_cache", pa.bool_(), "answered by a gateway's response cache: no engine saw it"),
+    # tokens as the log counts them
+    _c("input_tokens", pa.int32(), "whole prompt, cached and cache-written part included"),
+    _c("cached_input_tokens", pa.int32(), "part of the prompt served from a prefix cache; 0 = reported zero"),
+    _c("cache_write_tokens", pa.int32(), "part of the prompt written to a provider's cache"),
+    _c("output_tokens", pa.int32(), "generated tokens, reasoning included"),
+    _c("reasoning_tokens", pa.int32(), "generated tokens that the user does not see"),
+    _c("tokens_source", _DICT, "usage (the log's own), trace, counted"),
+    _c("max_output_tokens", pa.int32(), "limit the client set"),
+    # prefix identity
+    _c("tokenizer", _DICT, "tokenizer of ids that the log itself holds"),
+    _c("block_size", pa.int32(), "tokens a block hash of the log stands for"),
+    _c("hash_scheme", _DICT, "how the log's block hashes were made"),
+    _c("hash_scope", _STR, "hashes are comparable only within one scope"),
+    _c("last_block_partial", pa.bool_(), "true: the last, partial block has a hash (ceil); false: it has none (floor)"),
+    _c("cache_salt", _STR, "isolation domain of the engine's prefix cache"),
+    _c("media", _MEDIA, "images, audio and files in the prompt"),
+    # completeness
+    _c("content_level", _DICT, "what identifies the prompt: text, tokens, hashes or lengths", False),
+    _c("content_state", _DICT, "complete, truncated, redacted, partial_history or absent", False),
+    _c("params", _PARAMS, "sampling parameters"),
+)  # fmt: skip
+
+CONTENT: tuple[Column, ...] = (
+    _c("row", pa.int32(), "position of the request in the requests part of the same name, from 0", False),
+    _c("request_id", _STR, "as in requests", False),
+    _c("session_id", _STR, "as in requests"),
+    _c("messages_json", pa.large_string(), "OpenAI-like messages, keys and parts in their original order; media as {type, sha, bytes}"),
+    _c("prompt_text", pa.large_string(), "the prompt as sent, where the log has it rendered"),
+    _c("tools_json", pa.large_string(), "tool definitions in their original order"),
+    _c("output_json", pa.large_string(), "the answer: an assistant message, or a list of them for several choices"),
+    _c("extra_json", pa.large_string(), "scalar fields of the record that have no column"),
+)  # fmt: skip
+
+TOKENS: tuple[Column, ...] = (
+    _c("request_id", _STR, "as in requests; row i here is row i of the requests part of the same name", False),
+    _c("input_ids", pa.list_(pa.field("element", pa.uint32(), False)), "token ids of the whole prompt"),
+    _c("output_ids", pa.list_(pa.field("element", pa.uint32(), False)), "token ids generated; null when unknown"),
+    _c("block_hashes", pa.list_(pa.field("element", pa.uint64(), False)), "prefix-chained block ids of the log"),
+    _c("block_size", pa.int32(), "tokens a block hash stands for"),
+)  # fmt: skip
+
+REJECTS: tuple[Column, ...] = (
+    _c("source_file", _STR, "file the record came from", False),
+    _c("source_row", pa.int64(), "line or element in that file, from 1", False),
+    _c("source_format", _STR, "reader that refused it", False),
+    _c("reason", _STR, "why, as one word that can be counted", False),
+    _c("detail", _STR, "why, in words", False),
+    _c("raw", pa.large_string(), "the record as it stands in the file; null when it is too large to keep"),
+)
+
+PROFILE_REQUESTS: tuple[Column, ...] = (
+    _c("request_id", _STR, "as in the trace", False),
+    _c("input_tokens", pa.int64(), "tokens of the prompt under the profile's tokenizer", False),
+    _c("hit_tokens_1", pa.int64(), "of them, known to a cache that holds every earlier prompt"),
+    *(
+        _c(
+            f"hit_tokens_{b}",
+            pa.int64(),
+            f"the same, rounded down to blocks of {b}; null if the trace cannot tell",
+        )
+        for b in (16, 32, 64, 128, 256, 512)
+    ),
+    _c(
+        "hit_tokens_1_with_outputs",
+        pa.int64(),
+        "hit tokens when outputs of ended requests are in the cache too",
+    ),
+)
+MRC: tuple[Column, ...] = (
+    _c("capacity_tokens", pa.int64(), "size of an LRU prefix cache, in tokens", False),
+    _c("hit_tokens", pa.int64(), "tokens it would have served over the whole trace", False),
+)
+CONCURRENCY: tuple[Column, ...] = (
+    _c("offset_s", pa.float64(), "start of the bin, seconds since the first arrival", False),
+    _c("in_flight_mean", pa.float64(), "time-weighted mean of requests in flight"),
+    _c("in_flight_peak", pa.int64(), "most requests in flight at once"),
+    _c("arrivals", pa.int64(), "requests that arrived in the bin", False),
+)
+PREFIXES: tuple[Column, ...] = (
+    _c("tokens", pa.int64(), "length of the shared prefix", False),
+    _c("requests", pa.int64(), "requests that begin with it", False),
+    _c("saved_tokens", pa.int64(), "(requests - 1) x tokens", False),
+    _c("model", _STR, "model the requests went to"),
+    _c("preview", _STR, "its first characters; null unless the trace holds text"),
+)
+
+FILES: dict[str, tuple[Column, ...]] = {
+    "trace/requests": REQUESTS,
+    "trace/content": CONTENT,
+    "trace/tokens": TOKENS,
+    "trace/rejects": REJECTS,
+    "profile/requests": PROFILE_REQUESTS,
+    "profile/mrc": MRC,
+    "profile/concurrency": CONCURRENCY,
+    "profile/prefixes": PREFIXES,
+}
+
+
+def arrow(columns: tuple[Column, ...]) -> pa.Schema:
+    """The Arrow schema of a file's columns."""
+    return pa.schema([pa.field(c.name, c.type, c.nullable, {"meaning": c.meaning}) for c in columns])

@@ -1,0 +1,242 @@
+"""requests -> tokens: fill a trace's tokens/ with the ids of every prompt and answer under one tokenizer.
+
+Content parts are independent, so workers take one each. Within a part, rows stand by session, so texts that repeat
+lie close together, which the tokenizer's segment cache lives from; ids are written back in arrival order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from traceprof import schema
+from traceprof.ingest import Progress, Workers, write_tokens
+from traceprof.tokenizer import EncodedRequests, Tokenizer, encode_requests, load
+from traceprof.trace import Trace, staged
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BATCH_ROWS = 512
+METADATA = b"tokenizer"  # key in the metadata of tokens parts
+UNUSABLE = ("truncated", "redacted")  # content states whose text must not stand for the whole prompt
+
+
+class TokenizerInfo(NamedTuple):
+    """Which tokenizer made a trace's ids."""
+
+    name: str
+    exact: bool  # the model's own tokenizer and template, as far as the user told us
+    digest: str | None
+    reload: tuple[str | None, str | None] | None  # what to give to tokenizer.load to have it again
+    errors: dict[str, int]  # rows without ids because their template failed, by reason
+
+
+class _PartDone(NamedTuple):
+    tokens: int
+    errors: Counter[str]
+
+
+def tokenizer_of(trace: Trace) -> TokenizerInfo | None:
+    """Which tokenizer made the trace's ids; None when the log itself held them (or holds none)."""
+    found: TokenizerInfo | None = None
+    errors: Counter[str] = Counter()
+    for part in trace.parts("tokens"):
+        said = (pq.read_schema(part).metadata or {}).get(METADATA)
+        if said:
+            value = json.loads(said)
+            errors.update(value.pop("errors"))
+            value["reload"] = tuple(value["reload"]) if value["reload"] else None
+            found = TokenizerInfo(**value, errors={})
+    return None if found is None else found._replace(errors=dict(errors.most_common()))
+
+
+def tokenize(
+    trace: Trace,
+    tokenizer: str | None = None,
+    chat_template: str | None = None,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> TokenizerInfo | None:
+    """Write tokens/ for every request whose text the trace holds; ids and hashes that the log itself gave are kept.
+
+    Returns None, and changes nothing, when the trace has no text. Raises TraceprofError when the tokenizer or the
+    template cannot be loaded.
+    """
+    parts = trace.parts("content")
+    if not parts:
+        return None
+    say = progress or (lambda what, done, total: None)
+    sizes = [p.stat().st_size for p in trace.parts("content")]
+    ready = load(tokenizer, chat_template)
+    errors: Counter[str] = Counter()
+    with staged(trace.path / "tokens", mine=None) as stage, Workers(jobs if len(parts) > 1 else 1) as workers:
+        tasks = (
+            (trace.path, number, stage, ready if workers.jobs == 1 else (tokenizer, chat_template))
+            for number in range(len(trace.parts("requests")))
+        )
+        done = 0
+        for number, one in enumerate(workers.imap(tokenize_part, tasks)):
+            errors.update(one.errors)
+            done += sizes[min(number, len(sizes) - 1)]
+            say("tokenize", done, sum(sizes))
+    return tokenizer_of(trace)
+
+
+_LOADED: dict[tuple[str | None, str | None], Tokenizer] = {}  # a worker's own, between parts
+
+
+def tokenize_part(
+    path: Path, number: int, stage: Path, tokenizer: Tokenizer | tuple[str | None, str | None]
+) -> _PartDone:
+    """Write tokens part `number` into `stage`."""
+    if isinstance(tokenizer, tuple):
+        if tokenizer not in _LOADED:
+            _LOADED[tokenizer] = load(*tokenizer)
+        tokenizer = _LOADED[tokenizer]
+    name = f"part-{number:05d}.parquet"
+    requests = pq.read_table(
+        path / "requests" / name, columns=["request_id", "content_state", "arrival_ts", "block_size"]
+    )
+    given = path / "tokens" / name
+    old = (
+        pq.read_table(given)
+        if given.exists() and METADATA not in (pq.read_schema(given).metadata or {})
+        else None
+    )
+    usable = pc.invert(pc.is_in(requests.column("content_state").cast(pa.string()), pa.array(UNUSABLE)))
+    if old is not None:
+        has = pc.or_(pc.is_valid(old.column("input_ids")), pc.is_valid(old.column("block_hashes")))
+        usable = pc.and_(usable, pc.invert(has))
+    rows, encoded = _encode(path / "content" / name, tokenizer, usable, requests.column("arrival_ts"))
+    errors: Counter[str] = Counter()
+    for one in encoded:
+        errors.update(e for e in one.errors if e is not None)
+    inputs = _lists(rows, [e.input for e in encoded], [e.input_valid for e in encoded], len(requests))
+    outputs = _lists(rows, [e.output for e in encoded], [e.output_valid for e in encoded], len(requests))
+    if old is not None:
+        inputs = pc.coalesce(old.column("input_ids").combine_chunks(), inputs)
+        outputs = pc.coalesce(old.column("output_ids").combine_chunks(), outputs)
+    spec = schema.arrow(schema.TOKENS)
+    table = pa.table(
+        [
+            requests.column("request_id"),
+            inputs,
+            outputs,
+            pa.nulls(len(requests), spec.field("block_hashes").type)
+            if old is None
+            else old.column("block_hashes"),
+            requests.column("block_size"),
+        ],
+        schema=spec,
+    )
+    info = {
+        "name": tokenizer.name,
+        "exact": tokenizer.exact,
+        "digest": tokenizer.digest,
+        "reload": tokenizer.reload,
+        "errors": dict(errors),
+    }
+    write_tokens(table, stage / name, {METADATA: json.dumps(info).encode()})
+    return _PartDone(len(inputs.values) if inputs.null_count < len(inputs) else 0, errors)
+
+
+def _encode(
+    path: Path, tokenizer: Tokenizer, usable: pa.ChunkedArray, arrival: pa.ChunkedArray
+) -> tuple[NDArray[np.int64], list[EncodedRequests]]:
+    """(row in the requests part of each content row, in the order they stand; their ids, batch after batch)."""
+    rows: list[NDArray[np.int64]] = []
+    encoded = []
+    may = usable.to_numpy()
+    times = (
+        arrival.to_pylist() if any("strftime_now" in s for s in tokenizer.template.sources.values()) else None
+    )
+    for batch in pq.ParquetFile(path).iter_batches(
+        BATCH_ROWS, columns=["row", "messages_json", "prompt_text", "tools_json", "output_json"]
+    ):
+        at = batch.column("row").to_numpy().astype(np.int64)
+        allowed = may[at]
+        columns = [batch.column(c) for c in ("messages_json", "tools_json", "prompt_text", "output_json")]
+        if not allowed.all():
+            mask = pa.array(allowed)
+            columns = [pc.if_else(mask, c, pa.scalar(None, c.type)) for c in columns]
+        encoded.append(
+            encode_requests(
+                tokenizer,
+                *(c.to_pylist() for c in columns),
+                now=None if times is None else [times[i] for i in at],
+            )
+        )
+        rows.append(at)
+    return (np.concatenate(rows) if rows else np.empty(0, np.int64)), encoded
+
+
+def _lists(rows: NDArray[np.int64], parts: list[Any], valid: list[NDArray[np.bool_]], n: int) -> pa.ListArray:
+    """Ids of content rows as one list array over all `n` requests, in their order; null where not valid."""
+    type_ = schema.arrow(schema.TOKENS).field("input_ids").type
+    if not parts:
+        return pa.nulls(n, type_)
+    begins, base = [], 0
+    for one in parts:
+        begins.append(one.offsets[:-1] + base)
+        base += len(one.ids)
+    begin = np.concatenate(begins)
+    length = np.concatenate([np.diff(one.offsets) for one in parts])
+    known = np.zeros(n, bool)
+    known[rows] = np.concatenate(valid)
+    source = np.zeros(n, np.int64)
+    size = np.zeros(n, np.int64)
+    source[rows], size[rows] = begin, length
+    size[~known] = 0
+    flat = np.concatenate([one.ids for one in parts])
+    offsets = np.concatenate([[0], np.cumsum(size)])
+    out = np.empty(int(offsets[-1]), np.uint32)
+    for to, at, count in zip(offsets[:-1].tolist(), source.tolist(), size.tolist(), strict=True):
+        out[to : to + count] = flat[at : at + count]
+    return pa.ListArray.from_arrays(
+        pa.array(offsets.astype(np.int32)), pa.array(out), type=type_, mask=pa.array(~known)
+    )
+
+
+class Chunk(NamedTuple):
+    """Rows of a trace in arrival order, as arrays: symbols of prompt and output, end to end."""
+
+    first: int  # position of the first row in the trace
+    symbols: NDArray[Any]  # uint32 token ids or uint64 block hashes
+    offsets: NDArray[np.int64]  # n + 1
+    known: NDArray[np.bool_]  # False: nothing identifies the row's prompt
+    output_symbols: NDArray[np.uint32]
+    output_offsets: NDArray[np.int64]
+    output_known: NDArray[np.bool_]
+
+
+def chunks(
+    trace: Trace, column: str = "input_ids", *, outputs: bool = False, rows: int = 4096
+) -> Iterator[Chunk]:
+    """The trace's token ids (`input_ids`) or block hashes (`block_hashes`), chunk after chunk."""
+    first = 0
+    wanted = [column, "output_ids"] if outputs else [column]
+    for part in trace.parts("tokens"):
+        for batch in pq.ParquetFile(part).iter_batches(rows, columns=wanted):
+            symbols, offsets, known = _flat(batch.column(column))
+            none = np.empty(0, np.uint32), np.zeros(len(batch) + 1, np.int64), np.zeros(len(batch), bool)
+            out = _flat(batch.column("output_ids")) if outputs else none
+            yield Chunk(first, symbols, offsets, known, *out)
+            first += len(batch)
+
+
+def _flat(lists: pa.ListArray) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.bool_]]:
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    known = ~lists.is_null().to_numpy(zero_copy_only=False)
+    values = lists.values.to_numpy()[offsets[0] : offsets[-1]]
+    offsets = offsets - offsets[0]
+    return values, offsets, known

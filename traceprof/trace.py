@@ -1,0 +1,153 @@
+"""The trace folder: its file names, lazy scans of it, and the only way it is written: whole or not at all.
+
+TRACE/
+  manifest.json             what it was made from, and the counts in and out
+  requests/part-*.parquet   one row a request, by arrival within and across parts
+  content/part-*.parquet    text; part k holds the requests of requests part k, by session, then arrival
+  tokens/part-*.parquet     ids or block hashes; row i of part k is row i of requests part k
+  rejects/part-*.parquet    records that could not be used
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from traceprof.errors import TraceprofError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MANIFEST = "manifest.json"
+KINDS = ("requests", "content", "tokens", "rejects")
+
+
+class Trace:
+    """A finished trace folder.
+
+    >>> Trace("TRACE").manifest["counts"]["requests"]            # doctest: +SKIP
+    12031
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        file = self.path / MANIFEST
+        try:
+            self.manifest: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        except FileNotFoundError:
+            what = "not a trace folder (no manifest.json)" if self.path.is_dir() else "no such trace folder"
+            raise TraceprofError(
+                what, path=self.path, remedy="make one with: traceprof ingest LOG -o TRACE"
+            ) from None
+        except (ValueError, OSError) as bad:
+            raise TraceprofError(f"unreadable manifest: {bad}", path=file, remedy="ingest again") from None
+        if self.manifest.get("kind") != "traceprof-trace":
+            raise TraceprofError(
+                "not a traceprof manifest", path=file, remedy="give the folder that ingest wrote"
+            )
+
+    def parts(self, kind: str) -> list[Path]:
+        """The part files of one kind, in order."""
+        return sorted((self.path / kind).glob("part-*.parquet"))
+
+    def scan(self, kind: str) -> pl.LazyFrame:
+        """All parts of one kind as a lazy frame; an empty frame of the right schema when there are none."""
+        import polars as pl
+
+        parts = self.parts(kind)
+        if parts:
+            return pl.scan_parquet(parts)
+        from traceprof import schema
+
+        frame = pl.from_arrow(schema.arrow(schema.FILES[f"trace/{kind}"]).empty_table())
+        assert isinstance(frame, pl.DataFrame)
+        return frame.lazy()
+
+
+@contextlib.contextmanager
+def staged(target: str | os.PathLike[str], *, mine: str | None) -> Iterator[Path]:
+    """A new folder beside `target` that takes its place, in one step, when the block ends without an error.
+
+    A run that is killed leaves `target` as it was; what a killed run left beside it is swept by the next one.
+    An existing `target` is replaced only when it holds the file `mine` (so that no stranger's folder is lost);
+    None: the place is ours by its name.
+    """
+    target = Path(target)
+    if (
+        mine is not None
+        and target.exists()
+        and (not target.is_dir() or (any(target.iterdir()) and not (target / mine).exists()))
+    ):
+        raise TraceprofError(
+            f"exists and was not written by traceprof (no {mine})", path=target, remedy="give another -o"
+        )
+    parent = target.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent, target.name)
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}-", suffix=".partial", dir=parent))
+        stage.chmod(0o777 & ~_umask())
+    except OSError as bad:
+        raise TraceprofError(
+            f"cannot be written: {bad.strerror}", path=target, remedy="give another -o"
+        ) from None
+    try:
+        yield stage
+        _swap(stage, target.absolute())
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sweep(parent: Path, name: str) -> None:
+    """Remove what runs that are no longer alive left behind."""
+    for old in parent.glob(f".{name}.*.partial"):
+        pid = old.name[len(name) + 2 :].partition("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _swap(stage: Path, target: Path) -> None:
+    """Put `stage` at `target` in one step; the old folder, if any, is then at `stage`."""
+    if not target.exists():
+        stage.rename(target)
+        return
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None, use_errno=True)
+        at_fdcwd, exchange = -100, 2
+        if hasattr(libc, "renameat2") and (
+            libc.renameat2(at_fdcwd, os.fsencode(stage), at_fdcwd, os.fsencode(target), exchange) == 0
+        ):
+            return
+    aside = stage.with_suffix(".old.partial")  # no atomic exchange here: two renames, as close as they can be
+    target.rename(aside)
+    stage.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with a final newline; keys keep their order."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
