@@ -972,9 +972,10 @@ def _write_rejects(stage: Path) -> None:
     if not found:
         return
     (stage / "rejects").mkdir()
+    spec = schema.arrow(schema.REJECTS)
     with pq.ParquetWriter(
         stage / "rejects" / "part-00000.parquet",
-        schema.arrow(schema.REJECTS),
+        spec,
         compression="zstd",
         write_statistics=False,
     ) as writer:
@@ -982,7 +983,7 @@ def _write_rejects(stage: Path) -> None:
             with pa.memory_map(str(path)) as source:
                 reader = pa.ipc.open_file(source)
                 for i in range(reader.num_record_batches):
-                    writer.write_batch(reader.get_batch(i))
+                    writer.write_table(pa.Table.from_batches([reader.get_batch(i)]).cast(spec))
 
 
 def _drop(spool: Path) -> None:

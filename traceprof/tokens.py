@@ -169,13 +169,9 @@ def _encode(
         if not allowed.all():
             mask = pa.array(allowed)
             columns = [pc.if_else(mask, c, pa.scalar(None, c.type)) for c in columns]
-        encoded.append(
-            encode_requests(
-                tokenizer,
-                *(c.to_pylist() for c in columns),
-                now=None if times is None else [times[i] for i in at],
-            )
-        )
+        messages, tools, prompts, answers = (c.to_pylist() for c in columns)
+        now = None if times is None else [times[i] for i in at]
+        encoded.append(encode_requests(tokenizer, messages, tools, prompts, answers, now))
         rows.append(at)
     return (np.concatenate(rows) if rows else np.empty(0, np.int64)), encoded
 
