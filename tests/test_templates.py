@@ -16,7 +16,7 @@ from traceprof import templates
 from traceprof.templates import ChatTemplate, TemplateError
 
 TEMPLATES = sorted((Path(__file__).parent / "data" / "templates").glob("*.jinja"))
-BUILT_IN = Path(templates.__file__).parent / "data" / "deepseek.jinja"
+BUILT_IN = Path(__file__).parent / "data" / "built_in.jinja"  # the slow twin of templates.BuiltIn
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
 WEATHER = {
@@ -374,6 +374,21 @@ def test_built_in_template_only_ever_appends():
                 for n in range(1, len(messages) + 1)
             ]
             assert all(b.startswith(a) and len(b) > len(a) for a, b in itertools.pairwise(texts))
+
+
+@pytest.mark.parametrize("tools", [None, [WEATHER]], ids=["no tools", "tools"])
+@pytest.mark.parametrize("name", [name for name in CHATS if name != "empty"])
+def test_built_in_format_equals_its_jinja_twin(name, tools):
+    """Plain code writes what the template writes, and an answer by itself what it adds to the conversation."""
+    ours = templates.BuiltIn(SPECIAL["bos_token"], SPECIAL["eos_token"])
+    twin = ChatTemplate(BUILT_IN.read_text(), SPECIAL)
+    messages = ours.prepare(CHATS[name]).messages
+    assert messages == twin.prepare(CHATS[name]).messages
+    for prompt in (False, True):
+        assert ours.render(messages, tools, prompt) == twin.render(messages, tools, prompt)
+    for answer in ours.prepare([ANSWER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]).messages:
+        whole = twin.render([*messages, answer], tools, False)
+        assert whole == twin.render(messages, tools, True) + ours.answer(answer) + SPECIAL["eos_token"]
 
 
 def test_fallback_renders_every_chat_and_is_not_exact():

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,7 +31,7 @@ import pyarrow.parquet as pq
 import traceprof
 from traceprof import formats, schema, sources
 from traceprof.errors import TraceprofError, UsageError
-from traceprof.formats.base import BadRecord, Request, Skip, dumps
+from traceprof.formats.base import BadRecord, Request, Result, Skip, attempt, dumps
 from traceprof.trace import MANIFEST, Trace, staged, write_json
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ CHUNK_BYTES = 24 << 20  # raw log text a worker turns into one run
 PART_BYTES = 96 << 20  # raw log text that goes into one part
 PART_ROWS = 1 << 20
 WORTH_WORKERS = 8 << 20  # less log than this is read in-process: starting workers takes longer
+SPOOL_PLAIN_BYTES = 8 << 30  # runs of a larger log are compressed: a little slower, a fourth of the disk
 MAX_RECORD_BYTES = 64 << 20
 LAST = np.iinfo(np.int64).max  # sort key of a request whose arrival is not known
 ADAPTER_VERSION = 1
@@ -71,6 +71,9 @@ class Options:
     jobs: int = 1  # worker processes; with more than one, a script needs `if __name__ == "__main__":`
     chunk_bytes: int = CHUNK_BYTES
     part_bytes: int = PART_BYTES
+    spool_compression: str | None = (
+        None  # of the runs; `ingest` chooses lz4 for logs that would fill the disk
+    )
 
 
 @dataclass(slots=True)
@@ -112,6 +115,9 @@ class Run:
     keys: NDArray[np.int64]  # sort key per row: arrival in us, LAST when unknown
     ids: NDArray[np.uint64]  # hash of request_id per row, 0 for ids that we assigned
     sizes: NDArray[np.int32]  # bytes of content per row
+    places: NDArray[np.int64] | None = (
+        None  # place of each row in the input, where the run is not in its order
+    )
     requests: int = 0
     records: int = 0
     rejects: Counter[str] = field(default_factory=Counter)
@@ -143,6 +149,8 @@ def ingest(
         files = sources.resolve(words, spool)
         plan, described = _plan(files, options)
         total = sum(s.size for s, _ in plan) or 1
+        if total > SPOOL_PLAIN_BYTES:
+            options = replace(options, spool_compression="lz4")
         with Workers(options.jobs if total > WORTH_WORKERS else 1) as pool:
             runs = _read(plan, options, spool, pool, lambda done: say("read", done, total))
             counts = _merge(runs, stage, options, pool, lambda done, of: say("sort and write", done, of))
@@ -234,10 +242,22 @@ def _die_with_parent(parent: int) -> None:
     import sys
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _keep_memory()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+
+
+def _keep_memory() -> None:
+    """Let the allocator keep what it freed: getting pages from the system again for every batch costs a fifth of the time."""
+    import ctypes
+
+    pa.set_memory_pool(pa.system_memory_pool())
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        libc.mallopt(-3, 32 << 20)
+        libc.mallopt(-1, 256 << 20)
 
 
 # -- read ----------------------------------------------------------------------------------------------------
@@ -315,30 +335,32 @@ def _segments(source: sources.Source, found: sources.Sniff, options: Options) ->
                 if isinstance(piece, sources.TooLarge):
                     yield segment(piece.row, [str(piece.size).encode()], "too_large")
                 elif found.container == "csv" and not header:
-                    header, _, rest = piece.data.partition(b"\n")
-                    yield segment(2, rest, "csv", header)
+                    blank = len(piece.data) - len(piece.data.lstrip())
+                    header, _, rest = piece.data[blank:].partition(b"\n")
+                    yield segment(2 + piece.data.count(b"\n", 0, blank), rest, "csv", header)
                 else:
                     yield segment(piece.first, piece.data, found.container, header)
-        except sources.CUT_OFF as bad:
-            yield segment(0, [f"{type(bad).__name__}: {bad}".encode()], "cut_off")
+        except sources.CutOff as bad:
+            yield segment(bad.row, [bad.why.encode(), bad.rest], "cut_off")
 
 
 def _json_segments(
     values: Iterator[tuple[int, bytes | sources.TooLarge]], segment: Callable[..., Segment], chunk: int
 ) -> Iterator[Segment]:
     batch: list[bytes] = []
-    first = 1
+    first, size = 1, 0
     for number, value in values:
         if isinstance(value, sources.TooLarge):
             if batch:
                 yield segment(first, batch, "json")
             yield segment(number, [str(value.size).encode()], "too_large")
-            batch, first = [], number + 1
+            batch, first, size = [], number + 1, 0
             continue
         batch.append(value)
-        if sum(map(len, batch[-64:])) > chunk or len(batch) >= 4096:
+        size += len(value)
+        if size > chunk or len(batch) >= 4096:
             yield segment(first, batch, "json")
-            batch, first = [], number + 1
+            batch, first, size = [], number + 1, 0
     if batch:
         yield segment(first, batch, "json")
 
@@ -349,12 +371,13 @@ def read_chunk(folder: Path, segments: list[Segment], options: Options) -> Run:
     for segment in segments:
         module = formats.load(segment.format)
         extra = _format_options(module, options)
-        for row, raw, value in _records(segment):
+        for row, raw, value in _records(segment, options.max_record_bytes):
             if isinstance(value, BadRecord):
                 writer.add(segment.file, segment.format, row, raw, value)
-                continue
-            for one in value if isinstance(value, list) and segment.container == "jsonl" else (value,):
-                writer.add(segment.file, segment.format, row, raw, _apply(module, one, extra))
+            elif isinstance(value, list) and segment.container == "jsonl":  # several records on one line
+                writer.add(segment.file, segment.format, row, raw, _apply_all(module, value, extra))
+            else:
+                writer.add(segment.file, segment.format, row, raw, _apply(module, value, extra))
     return writer.finish()
 
 
@@ -366,43 +389,39 @@ def _format_options(module: ModuleType, options: Options) -> dict[str, Any]:
     return {"block_size": options.block_size}
 
 
-def _apply(
-    module: ModuleType, value: Any, extra: dict[str, Any]
-) -> Request | Skip | BadRecord | list[Request | Skip]:
+def _apply(module: ModuleType, value: Any, extra: dict[str, Any]) -> Result:
     if not isinstance(value, dict):
         return BadRecord("wrong_type", f"the record is a {type(value).__name__}, not an object")
-    try:
-        return module.read(value, **extra)  # type: ignore[no-any-return]
-    except BadRecord as bad:
-        return bad
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as bug:
-        return BadRecord("unreadable", f"{type(bug).__name__}: {bug}"[:200])
+    result: Result = attempt(module.read, value, **extra)
+    return result
 
 
-def _records(segment: Segment) -> Iterator[tuple[int, bytes, Any]]:
-    """(row, raw bytes, parsed value or BadRecord) of a segment."""
+def _apply_all(module: ModuleType, values: list[Any], extra: dict[str, Any]) -> Result:
+    out: list[Request | Skip | BadRecord] = []
+    for value in values:
+        result = _apply(module, value, extra)
+        out.extend(result if isinstance(result, list) else (result,))
+    return out or Skip("empty_list")
+
+
+def _records(segment: Segment, limit: int) -> Iterator[tuple[int, bytes, Any]]:
+    """(row, raw bytes, parsed value or BadRecord) of a segment; a record over `limit` bytes is not parsed."""
     if segment.container == "too_large":
         assert isinstance(segment.data, list)
-        size = int(segment.data[0])
-        yield (
-            segment.first,
-            b"",
-            BadRecord("record_too_large", f"{size} bytes; raise --max-record-bytes to keep it"),
-        )
+        yield segment.first, b"", _too_large(int(segment.data[0]))
     elif segment.container == "cut_off":
         assert isinstance(segment.data, list)
-        yield (
-            0,
-            b"",
-            BadRecord(
-                "file_cut_off", f"the compressed file ends early or is damaged ({segment.data[0].decode()})"
-            ),
-        )
+        why, rest = segment.data
+        said = f"the compressed file ends early or is damaged ({why.decode()})"
+        yield segment.first, rest, BadRecord("file_cut_off", said)
     elif segment.container == "csv":
         yield from _csv_records(segment)
     else:
         data = segment.data if isinstance(segment.data, list) else segment.text().split(b"\n")
         for row, raw in enumerate(data, segment.first):
+            if len(raw) > limit:
+                yield row, b"", _too_large(len(raw))
+                continue
             if not raw or raw.isspace():
                 continue
             try:
@@ -411,35 +430,53 @@ def _records(segment: Segment) -> Iterator[tuple[int, bytes, Any]]:
                 yield row, raw, bad
 
 
+def _too_large(size: int) -> BadRecord:
+    return BadRecord("record_too_large", f"{size} bytes; raise --max-record-bytes to keep it")
+
+
 def _csv_records(segment: Segment) -> Iterator[tuple[int, bytes, Any]]:
+    """Rows of a CSV file; each is decoded and parsed with the lines that it stands on."""
     assert isinstance(segment.data, bytes)
-    names = next(csv.reader(io.StringIO(segment.header.decode("utf-8", "replace"))))
+    names = next(csv.reader([segment.header.decode("utf-8", "replace")]), [])
     names = [n.strip() for n in names]
-    try:
-        words = segment.data.decode("utf-8")
-    except UnicodeDecodeError:
-        words = segment.data.decode("utf-8", "replace")
     csv.field_size_limit(1 << 30)
-    reader = csv.reader(io.StringIO(words, newline=""))
-    line = segment.first
+    taken: list[bytes] = []  # lines that the reader took for the row under way
+
+    def lines() -> Iterator[str]:
+        for line in segment.data.splitlines(keepends=True):  # type: ignore[union-attr]
+            taken.append(line)
+            yield line.decode("utf-8", "surrogateescape")
+
+    reader = csv.reader(lines())
+    row = segment.first
     while True:
+        problem: BadRecord | None = None
         try:
-            cells = next(reader)
-        except StopIteration:
-            return
+            cells = next(reader, None)
         except csv.Error as bad:
-            yield line, b"", BadRecord("invalid_csv", str(bad))
-            line = segment.first + reader.line_num
-            continue
-        if cells:
-            raw = ",".join(cells).encode()
-            if len(cells) != len(names):
-                yield line, raw, BadRecord("wrong_columns", f"{len(cells)} cells under {len(names)} columns")
-            elif "�" in raw.decode() or "\x00" in raw.decode():
-                yield line, raw, BadRecord("invalid_utf8", "the row is not clean UTF-8 text")
-            else:
-                yield line, raw, dict(zip(names, cells, strict=True))
-        line = segment.first + reader.line_num
+            cells, problem = [], BadRecord("invalid_csv", str(bad))
+        raw, rows = b"".join(taken).rstrip(b"\r\n"), len(taken)
+        taken.clear()
+        if cells is None:
+            return
+        if problem is not None:
+            yield row, raw, problem
+        elif cells:
+            yield row, raw, _csv_record(names, cells, raw)
+        row += rows
+
+
+def _csv_record(names: list[str], cells: list[str], raw: bytes) -> dict[str, str] | BadRecord:
+    if b"\x00" in raw:
+        return BadRecord("nul_byte", f"a NUL byte at byte {raw.index(0) + 1}")
+    if not raw.isascii():
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError as bad:
+            return BadRecord("invalid_utf8", f"byte {bad.start + 1} is not UTF-8")
+    if len(cells) != len(names):
+        return BadRecord("wrong_columns", f"{len(cells)} cells under {len(names)} columns")
+    return dict(zip(names, cells, strict=True))
 
 
 def _read_joined(
@@ -448,25 +485,23 @@ def _read_joined(
     """Formats whose records belong together are read here, in order, all files of the import at once."""
     name = formats.label(module).replace("-", "_")
     bad: list[tuple[str, int, bytes, BadRecord]] = []
+    _format_options(module, options)
 
     def records() -> Iterator[Record]:
-        for batch in _tasks(members, options):
-            for segment in batch:
-                for row, raw, value in _records(segment):
-                    if isinstance(value, BadRecord) or not isinstance(value, dict):
-                        wrong = BadRecord("wrong_type", "the record is not an object")
-                        bad.append((segment.file, row, raw, value if isinstance(value, BadRecord) else wrong))
-                    elif not module.detect(value):
-                        bad.append(
-                            (
-                                segment.file,
-                                row,
-                                raw,
-                                BadRecord("missing_field", "not a record of this format"),
-                            )
-                        )
+        for segment in itertools.chain.from_iterable(_tasks(members, options)):
+            for row, raw, value in _records(segment, options.max_record_bytes):
+                several = isinstance(value, list) and segment.container == "jsonl"
+                for one in value if several else (value,):
+                    if isinstance(one, BadRecord):
+                        bad.append((segment.file, row, raw, one))
+                    elif not isinstance(one, dict):
+                        said = f"the record is a {type(one).__name__}, not an object"
+                        bad.append((segment.file, row, raw, BadRecord("wrong_type", said)))
+                    elif not module.detect(one):
+                        said = f"not a record of {formats.label(module)}"
+                        bad.append((segment.file, row, raw, BadRecord("missing_field", said)))
                     else:
-                        yield Record(segment.file, row, raw, value)
+                        yield Record(segment.file, row, raw, one)
 
     number = 0
     writer = RunWriter(folder / f"{number:06d}", options)
@@ -515,7 +550,7 @@ class RunWriter:
         fmt: str,
         row: int,
         raw: bytes,
-        result: Request | Skip | BadRecord | list[Request | Skip],
+        result: Result,
     ) -> None:
         """Take one record and what it became; a list stands for several requests of one record."""
         self.run.formats[fmt] += 1
@@ -620,7 +655,7 @@ class RunWriter:
             "request_id": ids,
             "session_id": columns["session_id"],
             "messages_json": [q.messages_json for q in rows],
-            "prompt_text": [_clean(q.prompt_text) for q in rows],
+            "prompt_text": [q.prompt_text for q in rows],
             "tools_json": [q.tools_json for q in rows],
             "output_json": [q.output_json for q in rows],
             "extra_json": [q.extra_json for q in rows],
@@ -631,6 +666,10 @@ class RunWriter:
             "output_ids": [q.output_ids for q in rows],
             "block_hashes": [q.block_hashes for q in rows],
             "block_size": columns["block_size"],
+            "input_symbols": [
+                _length(q.input_ids if q.block_hashes is None else q.block_hashes) for q in rows
+            ],
+            "output_symbols": [_length(q.output_ids) for q in rows],
         }
         for name, spec, cells in (
             ("requests", schema.REQUESTS, columns),
@@ -639,9 +678,10 @@ class RunWriter:
         ):
             batch = _batch(cells, spec)
             if name not in self._files:
-                self._files[name] = _new_ipc(self.folder / f"{name}.arrow", batch.schema)
+                path = self.folder / f"{name}.arrow"
+                self._files[name] = _new_ipc(path, batch.schema, self.options.spool_compression)
             self._files[name].write_batch(batch)
-        self.run.has_content |= any(any(v is not None for v in content[c]) for c in _TEXT)
+        self.run.has_content |= any(content[c].count(None) < len(rows) for c in _TEXT)
         self.run.has_tokens |= any(
             any(v is not None for v in tokens[c]) for c in ("input_ids", "block_hashes")
         )
@@ -662,9 +702,11 @@ class RunWriter:
                 name
             ) in self._files:  # far from sorted: sort it here, so that a part need not read all of every run
                 table = _read_ipc(self.folder / f"{name}.arrow", 0, run.requests).take(order)
-                with _new_ipc(self.folder / f"{name}.arrow", table.schema) as file:
+                with _new_ipc(
+                    self.folder / f"{name}.arrow", table.schema, self.options.spool_compression
+                ) as file:
                     file.write_table(table.combine_chunks(), max_chunksize=_BATCH)
-            keys, ids, sizes = keys[order], ids[order], sizes[order]
+            keys, ids, sizes, run.places = keys[order], ids[order], sizes[order], order
         run.keys, run.ids, run.sizes = keys, ids, sizes
         if self._rejects:
             cells = dict(
@@ -689,15 +731,8 @@ def _check(request: Request) -> BadRecord | None:
     return None
 
 
-def _clean(value: str | None) -> str | None:
-    """The text with lone surrogates, which no encoding holds, as U+FFFD."""
-    if value is None or value.isascii():
-        return value
-    return (
-        value.encode("utf-8", "replace").decode("utf-8")
-        if any("\ud800" <= c <= "\udfff" for c in value)
-        else value
-    )
+def _length(value: list[int] | None) -> int | None:
+    return None if value is None else len(value)
 
 
 def _batch(columns: dict[str, Any], spec: tuple[schema.Column, ...]) -> pa.RecordBatch:
@@ -706,7 +741,7 @@ def _batch(columns: dict[str, Any], spec: tuple[schema.Column, ...]) -> pa.Recor
     for column in spec:
         values = columns[column.name]
         type_ = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if isinstance(values, list) and all(v is None for v in values):
+        if isinstance(values, list) and values.count(None) == len(values):
             arrays.append(pa.nulls(len(values), type_))
         else:
             arrays.append(pa.array(values, type_))
@@ -722,11 +757,8 @@ def _id_hashes(ids: list[bytes]) -> NDArray[np.uint64]:
     return out
 
 
-_IPC = pa.ipc.IpcWriteOptions(compression="lz4")
-
-
-def _new_ipc(path: Path, spec: pa.Schema) -> Any:
-    return pa.ipc.new_file(str(path), spec, options=_IPC)
+def _new_ipc(path: Path, spec: pa.Schema, compression: str | None = None) -> Any:
+    return pa.ipc.new_file(str(path), spec, options=pa.ipc.IpcWriteOptions(compression=compression))
 
 
 def _write_ipc(path: Path, batch: pa.RecordBatch) -> None:
@@ -758,7 +790,9 @@ def _merge(
     keys = np.concatenate([r.keys for r in runs]) if runs else np.empty(0, np.int64)
     base = np.cumsum([0, *(r.requests for r in runs)])
     ids = np.concatenate([r.ids for r in runs]) if runs else np.empty(0, np.uint64)
-    again = _duplicates(ids) if options.duplicates != "keep" else np.zeros(len(ids), bool)
+    again = np.zeros(len(ids), bool)
+    if options.duplicates != "keep":
+        again = _duplicates(ids, _input_places(runs, base))
     del ids
     if again.any():
         _set_aside(runs, base, again, stage / "runs" / "duplicates", options)
@@ -791,10 +825,19 @@ def _merge(
     }
 
 
-def _duplicates(ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def _input_places(runs: list[Run], base: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Where each row stood in the input; None when the runs laid end to end are in its order."""
+    if all(r.places is None for r in runs):
+        return None
+    return np.concatenate(
+        [base[i] + (np.arange(r.requests) if r.places is None else r.places) for i, r in enumerate(runs)]
+    )
+
+
+def _duplicates(ids: NDArray[np.uint64], places: NDArray[np.int64] | None) -> NDArray[np.bool_]:
     """True where an id that the log gave stands a second time (in input order)."""
     again = np.zeros(len(ids), bool)
-    order = np.argsort(ids, kind="stable")
+    order = np.argsort(ids, kind="stable") if places is None else np.lexsort((places, ids))
     ordered = ids[order]
     again[order[1:]] = (ordered[1:] == ordered[:-1]) & (ordered[1:] != 0)
     return again
@@ -927,15 +970,19 @@ def _typed(table: pa.Table, spec: pa.Schema) -> pa.Table:
 
 
 def write_tokens(table: pa.Table, path: Path, metadata: dict[bytes, bytes] | None = None) -> None:
-    """Write one tokens part; ids are not dictionary-encoded, which makes them larger and slower."""
+    """Write one tokens part; splitting ids into byte streams makes it smallest, and three times faster than plain."""
     pq.write_table(
         table.replace_schema_metadata({**_metadata(), **(metadata or {})}),
         path,
         compression="zstd",
         compression_level=1,
-        row_group_size=4096,
+        row_group_size=2048,
         use_dictionary=False,
         write_statistics=False,
+        column_encoding={
+            f"{name}.list.element": "BYTE_STREAM_SPLIT"
+            for name in ("input_ids", "output_ids", "block_hashes")
+        },
     )
 
 

@@ -183,8 +183,8 @@ def _prompts(
     trace: Trace, rows: pl.DataFrame, info: TokenizerInfo | None, left_out: list[dict[str, str]]
 ) -> Prompts | None:
     """Which requests the prefix measures run over; None when the trace identifies no prompt."""
-    ids, hashed = _sizes(trace, "input_ids"), _sizes(trace, "block_hashes")
-    if ids is None or hashed is None:
+    sizes = _sizes(trace)
+    if sizes is None:
         left_out.append(
             {
                 "measure": "shared prefixes, miss-ratio curve",
@@ -202,7 +202,8 @@ def _prompts(
                 "reason": "a gateway's response cache answered them: no engine saw them",
             }
         )
-    with_ids, with_hashes = (ids.size >= 0) & counted, (hashed.size >= 0) & counted
+    with_ids = (sizes.input >= 0) & ~sizes.hashed & counted
+    with_hashes = (sizes.input >= 0) & sizes.hashed & counted
     units = rows["block_size"].fill_null(0).to_numpy()
     groups = {int(u): int(with_hashes[units == u].sum()) for u in np.unique(units[with_hashes])}
     groups[1] = groups.get(1, 0) + int(with_ids.sum())
@@ -223,15 +224,15 @@ def _prompts(
                     "reason": f"known in units of {other} tokens, not {unit}: profile them apart",
                 }
             )
-    unknown = int((counted & ~(ids.size >= 0) & ~(hashed.size >= 0)).sum())
+    unknown = int((counted & (sizes.input < 0)).sum())
     if unknown:
         left_out.append({"measure": f"prefixes of {unknown:,} requests", "reason": _why_unknown(rows, info)})
     at = np.flatnonzero(chosen)
     keys = ["model", "cache_salt"] + (["hash_scope"] if column == "block_hashes" else [])
     roots = rows[at.tolist()].select(pl.struct(keys).rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
-    symbols = (ids if column == "input_ids" else hashed).size[at]
+    symbols = sizes.input[at]
     tokens = symbols if column == "input_ids" else rows["input_tokens"].to_numpy()[at].astype(np.int64)
-    return Prompts(column, unit, at, roots, tokens, symbols, ids.output[at])
+    return Prompts(column, unit, at, roots, tokens, symbols, sizes.output[at])
 
 
 def _why_unknown(rows: pl.DataFrame, info: TokenizerInfo | None) -> str:
@@ -247,48 +248,96 @@ def _why_unknown(rows: pl.DataFrame, info: TokenizerInfo | None) -> str:
 
 
 class _Sizes(NamedTuple):
-    size: NDArray[np.int64]  # symbols a row, -1 when not known
-    output: NDArray[np.int64]  # output tokens a row, -1 when not known
+    input: NDArray[np.int64]  # symbols of each row's prompt, -1 when not known
+    hashed: NDArray[np.bool_]  # whether they are block hashes
+    output: NDArray[np.int64]  # output tokens of each row, -1 when not known
 
 
-def _sizes(trace: Trace, column: str) -> _Sizes | None:
-    """Lengths of the lists in tokens/, without their values; None when there is no tokens/."""
+def _sizes(trace: Trace) -> _Sizes | None:
+    """Lengths of the lists in tokens/, without reading them; None when there is no tokens/."""
     if not trace.parts("tokens"):
         return None
-    frame = trace.scan("tokens").select(
-        size=pl.col(column).list.len().cast(pl.Int64).fill_null(-1),
-        output=pl.col("output_ids").list.len().cast(pl.Int64).fill_null(-1),
+    got = trace.scan("tokens").select("input_symbols", "output_symbols", "block_size").collect()
+    return _Sizes(
+        got["input_symbols"].cast(pl.Int64).fill_null(-1).to_numpy(),
+        got["block_size"].is_not_null().to_numpy(),
+        got["output_symbols"].cast(pl.Int64).fill_null(-1).to_numpy(),
     )
-    got = frame.collect()
-    return _Sizes(got["size"].to_numpy(), got["output"].to_numpy())
 
 
 def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Progress) -> Prefix:
-    """Stream the prompts through the tree: alone (with reuse distances), with outputs, and session by session."""
+    """Stream the prompts through three trees at once: alone (with reuse distances), session by session, with outputs."""
     dtype = np.uint32 if prompts.column == "input_ids" else np.uint64
     total = float(prompts.tokens.sum()) or 1.0
     tree = RadixTree(unit=prompts.unit, reuse=True, dtype=dtype, requests_total=len(prompts.rows))
-    matched, runs = [], []
+    apart = _session_roots(rows, prompts)
+    sessions = None if apart is None else RadixTree(unit=prompts.unit, dtype=dtype)
+    chat = TreeWithOutputs(unit=prompts.unit, dtype=dtype) if (prompts.output_tokens >= 0).any() else None
+    start, end = _times(rows, prompts)
+    matched = np.zeros(len(prompts.rows), np.int64)
+    matched_in_session, matched_with_outputs = matched.copy(), matched.copy()
+    runs = []
     done = 0
-    for piece in _pieces(trace, prompts):
-        found = tree.insert(piece.symbols, piece.offsets, prompts.roots[piece.at], prompts.tokens[piece.at])
-        matched.append(found.matched)
+    for piece in _pieces(trace, prompts, outputs=chat is not None):
+        at, roots, tokens = piece.at, prompts.roots[piece.at], prompts.tokens[piece.at]
+        found = tree.insert(piece.symbols, piece.offsets, roots, tokens)
+        matched[at] = found.matched
         runs.append(found.runs)
-        done += int(prompts.tokens[piece.at].sum())
+        if sessions is not None and apart is not None:
+            matched_in_session[at] = sessions.insert(piece.symbols, piece.offsets, apart[at], tokens).matched
+        if chat is not None:
+            matched_with_outputs[at] = chat.insert(
+                piece.symbols,
+                piece.offsets,
+                piece.output_symbols,
+                piece.output_offsets,
+                arrival_us=start[at],
+                end_us=end[at],
+                has_output=piece.output_known,
+                roots=roots,
+                tokens=tokens,
+            )
+        done += int(tokens.sum())
         say("prefix tree", done, total)
-    flat = np.concatenate(matched) if matched else np.empty(0, np.int64)
     curve = MissRatioCurve(
         np.concatenate([r.start for r in runs]) if runs else np.empty(0, np.int64),
         np.concatenate([r.length for r in runs]) if runs else np.empty(0, np.int64),
         tree.input_tokens,
     )
     top = tree.top_prefixes(TOP_PREFIXES)
-    top_symbols = [tree.prefix_symbols(one.node)[:PREVIEW_CHARS] for one in top]
-    stats = tree.stats()
-    del tree, runs
-    with_outputs = _with_outputs(trace, rows, prompts, say) if (prompts.output_tokens >= 0).any() else None
-    in_session = _in_session(trace, rows, prompts, say)
-    return Prefix(flat, with_outputs, in_session, curve, stats, top, top_symbols)
+    return Prefix(
+        matched,
+        None if chat is None else matched_with_outputs,
+        None if sessions is None else matched_in_session,
+        curve,
+        tree.stats(),
+        top,
+        [tree.prefix_symbols(one.node)[:PREVIEW_CHARS] for one in top],
+    )
+
+
+def _times(rows: pl.DataFrame, prompts: Prompts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Arrival and end of each measured request for `TreeWithOutputs`.
+
+    Where the requests do not stand in the order of one clock, an output enters before the next request.
+    """
+    start, end = rows["start_us"].gather(prompts.rows), rows["end_us"].gather(prompts.rows)
+    if start.null_count() or not start.is_sorted():
+        return np.zeros(len(start), np.int64), np.full(len(start), NO_END)
+    return start.to_numpy(), end.fill_null(NO_END).to_numpy()
+
+
+def _session_roots(rows: pl.DataFrame, prompts: Prompts) -> NDArray[np.int64] | None:
+    """Groups in which a request can share with its own session only; None when there are no sessions."""
+    names = rows["session_id"].gather(prompts.rows)
+    if names.null_count() == len(names):
+        return None
+    key = pl.DataFrame({"root": prompts.roots, "session": names}).with_row_index("place")
+    nobody = pl.when(pl.col("session").is_null()).then(
+        "place"
+    )  # without a session there is nobody to share with
+    group = pl.struct("root", "session", nobody.alias("nobody")).rank("dense").cast(pl.Int64) - 1
+    return key.select(group).to_series().to_numpy()
 
 
 class _Piece(NamedTuple):
@@ -323,59 +372,6 @@ def _select(
         return symbols, offsets
     parts = [symbols[offsets[i] : offsets[i + 1]] for i in wanted]
     return np.concatenate(parts), np.cumsum([0, *map(len, parts)], dtype=np.int64)
-
-
-def _with_outputs(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Progress) -> NDArray[np.int64]:
-    chat = TreeWithOutputs(unit=prompts.unit)
-    # where the order is not that of one clock, outputs enter before the next request
-    start = rows["start_us"].to_numpy()[prompts.rows] if rows["start_us"].null_count() == 0 else None
-    end = rows["end_us"].fill_null(NO_END).to_numpy()[prompts.rows]
-    if start is not None and len(start) and (np.diff(start) < 0).any():
-        start = None
-    matched = []
-    total = float(prompts.tokens.sum()) or 1.0
-    done = 0
-    for piece in _pieces(trace, prompts, outputs=True):
-        n = len(piece.offsets) - 1
-        matched.append(
-            chat.insert(
-                piece.symbols,
-                piece.offsets,
-                piece.output_symbols,
-                piece.output_offsets,
-                arrival_us=np.zeros(n, np.int64) if start is None else start[piece.at].astype(np.int64),
-                end_us=np.full(n, NO_END) if start is None else end[piece.at].astype(np.int64),
-                has_output=piece.output_known,
-                roots=prompts.roots[piece.at],
-                tokens=prompts.tokens[piece.at],
-            )
-        )
-        done += int(prompts.tokens[piece.at].sum())
-        say("with outputs", done, total)
-    return np.concatenate(matched)
-
-
-def _in_session(
-    trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Progress
-) -> NDArray[np.int64] | None:
-    """Matched symbols when a request can share with its own session only; None when there are no sessions."""
-    names = rows["session_id"].gather(prompts.rows)
-    if names.null_count() == len(names):
-        return None
-    key = pl.DataFrame({"root": prompts.roots, "session": names}).with_row_index("place")
-    nobody = pl.when(pl.col("session").is_null()).then(
-        "place"
-    )  # without a session there is nobody to share with
-    group = pl.struct("root", "session", nobody.alias("nobody")).rank("dense").cast(pl.Int64) - 1
-    roots = key.select(group).to_series().to_numpy()
-    dtype = np.uint32 if prompts.column == "input_ids" else np.uint64
-    tree = RadixTree(unit=prompts.unit, dtype=dtype)
-    matched = []
-    for piece in _pieces(trace, prompts):
-        found = tree.insert(piece.symbols, piece.offsets, roots[piece.at], prompts.tokens[piece.at])
-        matched.append(found.matched)
-        say("sessions", piece.at.stop, len(prompts.rows))
-    return np.concatenate(matched)
 
 
 # -- parts of profile.json ---------------------------------------------------------------------------------------

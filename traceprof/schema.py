@@ -132,6 +132,8 @@ TOKENS: tuple[Column, ...] = (
     _c("output_ids", pa.list_(pa.field("element", pa.uint32(), False)), "token ids generated; null when unknown"),
     _c("block_hashes", pa.list_(pa.field("element", pa.uint64(), False)), "prefix-chained block ids of the log"),
     _c("block_size", pa.int32(), "tokens a block hash stands for"),
+    _c("input_symbols", pa.int32(), "ids or hashes of the prompt, so that lengths can be read without them"),
+    _c("output_symbols", pa.int32(), "ids of the output"),
 )  # fmt: skip
 
 REJECTS: tuple[Column, ...] = (

@@ -6,18 +6,22 @@ Everything here works on bytes and streams; nothing keeps more than one chunk of
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import glob
 import gzip
 import io
+import itertools
 import lzma
+import os
 import re
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 import orjson
 
@@ -26,6 +30,7 @@ from traceprof.errors import TraceprofError
 from traceprof.formats.base import BadRecord
 
 HEAD_BYTES = 1 << 20
+MAX_RECORD_BYTES = 64 << 20
 _MAGIC = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
 _KNOWN_BINARY = {
     b"PAR1": "a Parquet file; this version reads JSON, JSONL and CSV",
@@ -35,7 +40,22 @@ _KNOWN_BINARY = {
     b"\x80\x05": "a Python pickle, which is never opened, since opening one runs code",
     b"PK\x03\x04": "a zip archive; unpack it first",
 }
-CUT_OFF = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, OSError)
+_BOM = b"\xef\xbb\xbf"
+_PIECE = 1 << 16
+_DAMAGE = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+)  # OSError: gzip.BadGzipFile, bz2 and zstd among others
+
+
+class CutOff(Exception):  # noqa: N818  not an error of the program
+    """The stream cannot be read to its end; `rest` is the record it breaks off in, which starts at `row`."""
+
+    def __init__(self, why: str, row: int = 1, rest: bytes = b"") -> None:
+        self.why, self.row, self.rest = why, row, rest
+        super().__init__(why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,88 +77,157 @@ class Sniff(NamedTuple):
 
 
 def resolve(inputs: tuple[str, ...], spool: Path) -> list[Source]:
-    """The files that the user's words stand for, in order: files, folders (all files below), globs, `-` for stdin."""
-    out: list[Source] = []
+    """The files that the user's words stand for, in order: files, folders (all files below), globs, `-` for stdin.
+
+    A file that several words stand for is read once.
+    """
+    found: dict[Path, tuple[Path, Path, bool]] = {}  # by real path: path, path relative to the word, named
+
+    def take(path: Path, relative: Path, named: bool) -> None:
+        found.setdefault(path.resolve(), (path, relative, named))
+
     for word in inputs:
         path = Path(word)
         if word == "-":
             copy = spool / "stdin"
-            with copy.open("wb") as sink:
-                while block := sys.stdin.buffer.read(1 << 20):
-                    sink.write(block)
-            out.append(Source(copy, "stdin", True, copy.stat().st_size))
+            if not copy.exists():
+                with copy.open("wb") as sink:
+                    while block := sys.stdin.buffer.read(1 << 20):
+                        sink.write(block)
+            take(copy, Path("stdin"), True)
         elif path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path)))
             if not files:
                 raise TraceprofError(
                     "the folder holds no files", path=path, remedy="give a log file or a folder of them"
                 )
-            out.extend(Source(p, p.relative_to(path).as_posix(), False, p.stat().st_size) for p in files)
+            for file in files:
+                take(file, file.relative_to(path), False)
         elif path.exists():
             if not path.is_file():
                 raise TraceprofError(
                     "not a regular file", path=path, remedy="give a file, a folder or - for stdin"
                 )
-            out.append(Source(path, path.name, True, path.stat().st_size))
+            take(path, Path(path.name), True)
         else:
-            found = sorted(glob.glob(word, recursive=True)) if glob.has_magic(word) else []  # noqa: PTH207  words, not paths
-            if not found:
-                what = "no file matches" if glob.has_magic(word) else "no such file"
+            magic = glob.has_magic(word)
+            files = [Path(p) for p in sorted(glob.glob(word, recursive=True))] if magic else []  # noqa: PTH207  words, not paths
+            files = [p for p in files if p.is_file()]
+            if not files:
+                what = "no file matches" if magic else "no such file"
                 raise TraceprofError(what, path=word, remedy="check the path")
-            out.extend(
-                Source(Path(p), Path(p).name, False, Path(p).stat().st_size)
-                for p in found
-                if Path(p).is_file()
-            )
-    return out
+            for file in files:
+                take(file, Path(file.name), False)
+    return _named(list(found.values()))
+
+
+def _named(files: list[tuple[Path, Path, bool]]) -> list[Source]:
+    """Sources whose names differ: of files with one name, as much of the path as tells them apart."""
+    names = [relative.as_posix() for _, relative, _ in files]
+    for depth in itertools.count(1):
+        count = Counter(names)
+        same = [i for i, name in enumerate(names) if count[name] > 1]
+        if not same:
+            break
+        for i in same:
+            parts = files[i][0].resolve().parts[1:]  # real paths differ, so this ends
+            names[i] = "/".join(parts[-depth:])
+    return [
+        Source(path, os.fsencode(name).decode("utf-8", "replace"), named, path.stat().st_size)
+        for (path, _, named), name in zip(files, names, strict=True)
+    ]
 
 
 def _hidden(relative: Path) -> bool:
     return any(part.startswith(".") for part in relative.parts)
 
 
-def open_stream(path: Path) -> IO[bytes]:
-    """The file's bytes, decompressed by what its first bytes say (not by its name); a BOM is dropped."""
+class Stream:
+    """A file's bytes, decompressed; what can be read of a damaged file is read before `CutOff` is raised."""
+
+    def __init__(self, raw: IO[bytes], decoder: Any) -> None:
+        self._raw, self._decoder = raw, decoder
+        self._read = decoder.read1 if hasattr(decoder, "read1") else decoder.read
+        self._why: str | None = None
+        self._started = False
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(*_DAMAGE):
+            self._decoder.close()
+        self._raw.close()
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes, fewer only at the end; without the BOM that the file may begin with."""
+        pieces: list[bytes] = []
+        have = 0
+        while have < size and self._why is None:
+            try:
+                piece = self._read(min(size - have, _PIECE))
+            except _DAMAGE as bad:
+                self._why = f"{type(bad).__name__}: {bad}"
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            have += len(piece)
+        if not have and self._why is not None:
+            raise CutOff(self._why)
+        block = b"".join(pieces)
+        if not self._started:
+            self._started, block = True, block.removeprefix(_BOM)
+        return block
+
+
+def open_stream(path: Path) -> Stream:
+    """The file's bytes, decompressed by what its first bytes say (not by its name)."""
     try:
         raw = path.open("rb")
     except OSError as bad:
         raise TraceprofError(
             f"cannot be read: {bad.strerror}", path=path, remedy="check its permissions"
         ) from None
-    magic = raw.read(6)
+    kind = _compression(raw.read(6))
     raw.seek(0)
-    kind = next((k for m, k in _MAGIC.items() if magic.startswith(m)), None)
-    stream: Any = raw
+    decoder: Any = raw
     if kind == "gz":
-        stream = gzip.GzipFile(fileobj=raw)
+        decoder = gzip.GzipFile(fileobj=raw)
     elif kind == "bz2":
-        stream = bz2.BZ2File(raw)
+        decoder = bz2.BZ2File(raw)
     elif kind == "xz":
-        stream = lzma.LZMAFile(raw)  # noqa: SIM115  the caller closes it
+        decoder = lzma.LZMAFile(raw)  # noqa: SIM115  the stream closes it
     elif kind == "zst":
         import pyarrow as pa
 
-        stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
-    return stream  # type: ignore[no-any-return]
+        decoder = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
+    return Stream(raw, decoder)
 
 
-def sniff(source: Source, force: str | None = None) -> Sniff:
-    """Container and format of a file by its first megabyte; `force` names the format and leaves the container to find."""
+def _compression(magic: bytes) -> str | None:
+    return next((kind for begins, kind in _MAGIC.items() if magic.startswith(begins)), None)
+
+
+def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTES) -> Sniff:
+    """Container and format of a file by its first records; `force` names the format and leaves the container to find."""
     with open_stream(source.path) as stream:
         try:
             head = stream.read(HEAD_BYTES)
-        except CUT_OFF as bad:
-            return Sniff(None, None, f"the compressed file cannot be read: {bad}")
-    head = head.removeprefix(b"\xef\xbb\xbf")
-    whole = len(head) < HEAD_BYTES
+        except CutOff as bad:
+            return Sniff(None, None, f"the compressed file cannot be read: {bad.why}")
     if not head.strip():
         return Sniff(None, None, "the file is empty")
     for magic, what in _KNOWN_BINARY.items():
         if head.startswith(magic):
             return Sniff(None, None, what)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Sniff(None, None, "UTF-16 text; convert it with: iconv -f utf-16 -t utf-8")
     if _binary(head):
         return Sniff(None, None, "the file is binary, not text")
-    container, sample = _sample(head, whole)
+    container, sample = _sample(head, len(head) < HEAD_BYTES)
+    if not sample and len(head) == HEAD_BYTES and container != "csv":
+        sample = _long_sample(source.path, container, limit)
     if force:
         return Sniff(container, formats.load(force).__name__.rpartition(".")[2], "as asked by --format")
     name, votes = formats.detect(sample)
@@ -152,23 +241,43 @@ def sniff(source: Source, force: str | None = None) -> Sniff:
     return Sniff(container, name, f"{votes[name]} of {len(sample)} sampled records")
 
 
+def _long_sample(path: Path, container: str, limit: int) -> list[Any]:
+    """The first records of a file whose first one is longer than the head."""
+    with open_stream(path) as stream, contextlib.suppress(CutOff):
+        if container == "json":
+            raws: Iterator[Any] = (raw for _, raw in elements(stream, limit))
+        else:
+            raws = (
+                line
+                for piece in lines(stream, HEAD_BYTES, limit)
+                if isinstance(piece, Lines)
+                for line in piece.data.split(b"\n")
+            )
+        for raw in itertools.islice((raw for raw in raws if isinstance(raw, bytes) and raw.strip()), 20):
+            with contextlib.suppress(BadRecord):
+                value = parse(raw)
+                return value if isinstance(value, list) else [value]
+    return []
+
+
 def _binary(head: bytes) -> bool:
     control = sum(head.count(bytes([b])) for b in (*range(9), *range(14, 27), *range(28, 32)))
     return control > len(head) // 20
 
 
 def _sample(head: bytes, whole: bool) -> tuple[str, list[Any]]:
-    """(container, up to 200 parsed records) of a file's head."""
+    """(container, up to 200 parsed records) of a file's head; none where the first record is longer than the head."""
     lines = head.split(b"\n")
     if not whole and len(lines) > 1:
         lines.pop()  # the last line is cut by the head's end
-    first = head.lstrip()[:1]
+    lines = [line.strip() for line in itertools.islice((li for li in lines if not li.isspace() and li), 400)]
+    first = lines[0][:1] if lines else b""
+    if first == b"[" and not (len(lines) > 1 and _is_json(lines[0])):
+        return "json", _elements_sample(head)
+    if first == b"{" and _pretty(head) and not _is_json(lines[0]):
+        return "json", _elements_sample(head)
     parsed: list[Any] = []
-    for line in lines[:400]:
-        if len(parsed) >= 200:
-            break
-        if line[:1].isspace():
-            line = line.strip()
+    for line in lines:
         if line[:1] in (b"{", b"["):
             try:
                 value = orjson.loads(line)
@@ -176,15 +285,8 @@ def _sample(head: bytes, whole: bool) -> tuple[str, list[Any]]:
                 continue
             parsed.extend(value if isinstance(value, list) else [value])
     records = [v for v in parsed if isinstance(v, dict)]
-    if first == b"[" and not (lines and _is_json(lines[0])):
-        return "json", _elements_sample(head)
-    if records and (first != b"{" or len(lines) == 1 or _is_json(lines[0]) or not _pretty(lines)):
-        return ("json" if first == b"[" and whole and len(lines) <= 2 else "jsonl"), records[:200]
-    if first in (b"{", b"["):
-        if len(lines) == 1 and not whole:
-            return "jsonl", []  # one line longer than the head
-        found = _elements_sample(head)
-        return ("json", found) if found else ("jsonl", records)
+    if records or first in (b"{", b"["):
+        return "jsonl", records[:200]
     try:
         rows = list(
             csv.DictReader(io.StringIO(b"\n".join(lines[:50]).decode("utf-8", "replace"), newline=""))
@@ -204,9 +306,10 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _pretty(lines: list[bytes]) -> bool:
+def _pretty(head: bytes) -> bool:
     """Whether the head looks like one document printed over many lines."""
-    return lines[0].strip() in (b"{", b"[") or (len(lines) > 1 and lines[1][:1] in (b" ", b"\t"))
+    lines = head.lstrip().split(b"\n", 2)
+    return lines[0].strip() == b"{" or (len(lines) > 1 and lines[1][:1] in (b" ", b"\t"))
 
 
 def _elements_sample(head: bytes) -> list[Any]:
@@ -223,6 +326,14 @@ def _elements_sample(head: bytes) -> list[Any]:
 
 
 # -- cutting a stream into records ---------------------------------------------------------------------------
+
+
+class Readable(Protocol):
+    """What gives bytes: an open file or a `Stream`."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        ...
 
 
 class Lines(NamedTuple):
@@ -250,8 +361,7 @@ class TooLarge(NamedTuple):
 def plain(path: Path) -> bool:
     """Whether the file is not compressed."""
     with path.open("rb") as raw:
-        head = raw.read(6)
-    return not any(head.startswith(m) for m in _MAGIC)
+        return _compression(raw.read(6)) is None
 
 
 def spans(path: Path, chunk: int, limit: int) -> Iterator[Span | TooLarge]:
@@ -259,7 +369,7 @@ def spans(path: Path, chunk: int, limit: int) -> Iterator[Span | TooLarge]:
     buffer = bytearray(chunk)
     row = 1
     with path.open("rb", buffering=0) as raw:
-        begin = 3 if raw.read(3) == b"\xef\xbb\xbf" else 0
+        begin = len(_BOM) if raw.read(len(_BOM)) == _BOM else 0
         while True:
             raw.seek(begin)
             length = lines_in = 0  # of the span that starts at `begin`
@@ -272,22 +382,24 @@ def spans(path: Path, chunk: int, limit: int) -> Iterator[Span | TooLarge]:
                 length += have
             if not length:
                 return
-            yield TooLarge(row, length) if length > max(limit, chunk) else Span(row, begin, length)
+            long = length > max(limit, chunk)  # then it is one line; `ingest` looks at shorter ones
+            yield TooLarge(row, length - lines_in) if long else Span(row, begin, length)
             row, begin = row + (lines_in or 1), begin + length
 
 
-def lines(stream: IO[bytes], chunk: int, limit: int, *, quoted: bool = False) -> Iterator[Lines | TooLarge]:
+def lines(stream: Readable, chunk: int, limit: int, *, quoted: bool = False) -> Iterator[Lines | TooLarge]:
     """A text stream as chunks of whole lines of about `chunk` bytes; a line over `limit` bytes is passed over.
 
-    With `quoted`, a newline inside a pair of double quotes (CSV) does not end a record.
+    With `quoted`, a newline inside a pair of double quotes (CSV) does not end a record. Raises CutOff at the end of
+    what can be read of a damaged stream.
     """
     row, carry = 1, b""
     skipping = 0  # bytes of an oversized line passed over so far
-    first = True
     while True:
-        block = stream.read(chunk)
-        if first:
-            block, first = block.removeprefix(b"\xef\xbb\xbf"), False
+        try:
+            block = stream.read(chunk)
+        except CutOff as bad:
+            raise CutOff(bad.why, row, carry) from None
         if not block:
             break
         if skipping:
@@ -314,88 +426,126 @@ def lines(stream: IO[bytes], chunk: int, limit: int, *, quoted: bool = False) ->
 
 
 def _last_break(data: bytes, quoted: bool) -> int:
-    """Just past the last newline that ends a record, or -1."""
-    cut = data.rfind(b"\n") + 1
-    if quoted:
-        while cut > 0 and data.count(b'"', 0, cut) % 2:
-            cut = data.rfind(b"\n", 0, cut - 1) + 1
-    return cut or -1
+    """Just past the last newline that ends a record, or -1.
+
+    >>> _last_break(b'1,"a"\\n2,"b\\n', True)  # the second newline is inside quotes
+    6
+    """
+    end = len(data)
+    inside = quoted and data.count(b'"') % 2 == 1
+    while True:
+        quote = data.rfind(b'"', 0, end) if quoted else -1
+        if not inside:
+            cut = data.rfind(b"\n", quote + 1, end) + 1
+            if cut:
+                return cut
+        if quote < 0:
+            return -1
+        end, inside = quote, not inside
 
 
-_STRING_END = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}"]|[^\s,:\[\]{}"]+', re.DOTALL)
+_BETWEEN = re.compile(rb"[^\s,:]")  # where the next value starts
+_INSIDE = re.compile(rb'["\[\]{}]')
+_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*("?)', re.DOTALL)  # to the closing quote, or as far as it goes
+_SCALAR_END = re.compile(rb"[\s,:\[\]{}\"]")
 
 
-def elements(stream: IO[bytes], limit: int, chunk: int = 1 << 20) -> Iterator[tuple[int, bytes | TooLarge]]:
+def elements(stream: Readable, limit: int, chunk: int = 1 << 20) -> Iterator[tuple[int, bytes | TooLarge]]:
     """The values of a JSON document: the elements of its top-level array, or its top-level values one after another.
 
     Yields (number from 1, bytes), or TooLarge in place of bytes over `limit`. A value cut off by the end of the file
-    is yielded as it is, for the parser to refuse.
+    is yielded as it is, for the parser to refuse. Raises CutOff at the end of what can be read of a damaged stream.
+    Memory is bounded: a value is kept in pieces, which are dropped once they are more than `limit`.
     """
-    number, depth, base = 0, 0, 0  # base: depth at which values start (1 inside a top-level array)
-    data, pos, start = b"", 0, -1  # start: offset in data of the value under way, -1 between values
-    opened = False  # whether a top-level array has been entered
-    dropped = 0  # bytes already passed over of a value over the limit
-    in_string = False  # inside a string of such a value
-    ended = False
-    while not ended:
-        block = stream.read(chunk)
-        ended = not block
-        data += block
-        if in_string:
-            close = _STRING_END.match(data)
-            if close is None:
-                rest = data[-1:] if (len(data) - len(data.rstrip(b"\\"))) % 2 else b""
-                dropped, data = dropped + len(data) - len(rest), rest
-                continue
-            dropped, data, pos, start, in_string = dropped + close.end(), data[close.end() :], 0, 0, False
-        while True:
-            match = _TOKEN.search(data, pos)
-            if match is None:
-                pos = len(data)
-                break
-            if match.end() == len(data) and not ended:
-                pos = match.start()  # the token may go on in the next block
-                break
-            token = match.group()
-            if token == b'"':  # an unclosed string: needs more data
-                pos = len(data) if ended else match.start()
-                in_string = not ended and start >= 0 and len(data) - start > limit
-                break
-            pos = match.end()
-            if token in (b"[", b"{"):
-                if token == b"[" and depth == 0 and start < 0 and not opened:
-                    opened, base, depth = True, 1, 1
-                    continue
-                if depth == base and start < 0:
-                    start = match.start()
-                depth += 1
-            elif token in (b"]", b"}"):
-                depth -= 1
-                if depth < base:
-                    opened, base, depth = False, 0, max(depth, 0)
-                    continue
-            elif depth == base and start < 0:
-                start = match.start()
-            if depth == base and start >= 0:
-                number += 1
-                size = dropped + pos - start
-                yield number, (TooLarge(number, size) if size > limit else data[start:pos])
-                start, dropped = -1, 0
-        if in_string:
-            dropped, data, pos, start = dropped + len(data) - start, b"", 0, 0
-            continue
-        keep = start if start >= 0 else pos
-        if start >= 0 and pos - start > limit:  # drop what has been scanned of a value that is over the limit
-            dropped += pos - start
-            keep, start = pos, 0
-            data, pos = data[keep:], 0
-            continue
-        data, pos = data[keep:], pos - keep
-        start = 0 if start >= 0 else -1
-    if start >= 0:
+    number = 0
+    opened = False  # inside the top-level array
+    depth = 0  # brackets open in the value under way
+    where = "between"  # or in "brackets", a "string" or a "scalar" of the value under way
+    pieces: list[bytes] = []
+    size = 0
+    carry = b""  # a backslash at the end of a block: what it escapes is in the next one
+
+    def keep(piece: bytes) -> None:
+        nonlocal size
+        size += len(piece)
+        if size > limit:
+            pieces.clear()
+        else:
+            pieces.append(piece)
+
+    def value() -> tuple[int, bytes | TooLarge]:
+        nonlocal number, size, where
         number += 1
-        yield number, (TooLarge(number, dropped + len(data)) if dropped else data[start:])
+        got = TooLarge(number, size) if size > limit else b"".join(pieces)
+        pieces.clear()
+        size, where = 0, "between"
+        return number, got
+
+    while True:
+        try:
+            block = stream.read(chunk)
+        except CutOff as bad:
+            raise CutOff(bad.why, number + 1, b"".join(pieces) + carry) from None
+        if not block:
+            break
+        data, pos = carry + block, 0
+        carry = b""
+        while pos < len(data):
+            start = pos
+            if where == "between":
+                found = _BETWEEN.search(data, pos)
+                if found is None:
+                    break
+                start = pos = found.start()
+                first = data[pos : pos + 1]
+                if first == b"[" and not opened:
+                    opened, pos = True, pos + 1
+                    continue
+                if first == b"]" and opened:
+                    opened, pos = False, pos + 1
+                    continue
+                depth = 0
+                where = "string" if first == b'"' else "brackets" if first in (b"[", b"{") else "scalar"
+                pos += 1
+                if where == "brackets":
+                    depth = 1
+            if where == "scalar":
+                found = _SCALAR_END.search(data, pos)
+                pos = len(data) if found is None else found.start()
+                keep(data[start:pos])
+                if found is not None:
+                    yield value()
+                continue
+            while pos < len(data):
+                if where == "string":
+                    match = _STRING.match(data, pos)
+                    assert match is not None
+                    pos = match.end()
+                    if not match.group(1):  # it goes on in the next block
+                        carry, pos = data[pos:], len(data)
+                        break
+                    where = "brackets"
+                    if not depth:
+                        break
+                found = _INSIDE.search(data, pos)
+                if found is None:
+                    pos = len(data)
+                    break
+                pos = found.end()
+                what = found.group()
+                if what == b'"':
+                    where = "string"
+                else:
+                    depth += 1 if what in b"[{" else -1
+                    if not depth:
+                        break
+            keep(data[start : pos - len(carry)])
+            if where == "brackets" and not depth:
+                yield value()
+    if carry:
+        keep(carry)
+    if where != "between":
+        yield value()
 
 
 def parse(raw: bytes) -> Any:
@@ -404,6 +554,7 @@ def parse(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as bad:
         first = str(bad)
+    raw = raw.removeprefix(_BOM)  # of a file that was appended to another
     try:
         words = raw.decode("utf-8")
     except UnicodeDecodeError as bad:
@@ -413,8 +564,26 @@ def parse(raw: bytes) -> Any:
     import json  # takes NaN, lone surrogates and large integers, which orjson refuses
 
     try:
-        return json.loads(words)
+        return whole_characters(json.loads(words))
     except (ValueError, RecursionError) as bad:
         said = str(bad) or first
         cut = "unterminated" in said.lower() or (said.startswith("Expecting") and raw[-1:] not in b"}]")
         raise BadRecord("truncated_json" if cut else "invalid_json", said[:200]) from None
+
+
+def whole_characters(value: Any) -> Any:
+    """The value with lone surrogates, which JSON can spell but no encoding can hold, as U+FFFD.
+
+    >>> whole_characters({"a": ["x\\ud800"]})
+    {'a': ['x\ufffd']}
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [whole_characters(v) for v in value]
+    if isinstance(value, dict):
+        return {whole_characters(k): whole_characters(v) for k, v in value.items()}
+    return value
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")

@@ -128,6 +128,81 @@ class ChatTemplate:
         return program
 
 
+class BuiltIn(ChatTemplate):
+    """Our own format over DeepSeek's special tokens, for the built-in tokenizer: plain code, some ten times faster than Jinja.
+
+    It only ever appends: n messages render to a prefix of what n + 1 messages render to, so an answer can be written by
+    itself. Its twin in Jinja stands in the tests.
+
+    >>> BuiltIn("<bos>", "<eos>").render([{"role": "user", "content": "Hi"}])
+    '<bos><｜User｜>Hi<｜Assistant｜>'
+    """
+
+    def __init__(self, bos_token: str, eos_token: str) -> None:
+        self.sources = {"default": "traceprof built-in format, version 1"}  # stands in the tokenizer's digest
+        self.special_tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self.name = "built-in format"
+        self.exact = False
+        self.end_of_turn = ()
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None = None,
+        add_generation_prompt: bool = True,
+        **_: Any,
+    ) -> str:
+        """As ChatTemplate.render."""
+        if not messages:
+            raise TemplateError("no messages to render")
+        parts = [self.special_tokens["bos_token"]]
+        listed = "" if not tools else "## Tools\n" + "".join("\n" + _tojson(tool) for tool in tools)
+        if listed and messages[0].get("role") not in ("system", "developer"):
+            parts.append(listed)
+        for at, message in enumerate(messages):
+            role, content = message.get("role"), message.get("content") or ""
+            if type(content) is not str:
+                raise TemplateError(f"content of message {at} is {type(content).__name__}, not text")
+            if role == "assistant":
+                parts += ("<｜Assistant｜>", self.answer(message), self.special_tokens["eos_token"])
+            elif role == "tool" or role == "function":
+                parts += ("<｜tool▁output▁begin｜>", content, "<｜tool▁output▁end｜>")
+            elif role != "system" and role != "developer":
+                parts += ("<｜User｜>", content)
+            elif at:
+                parts += ("<｜begin▁sys｜>", content, "<｜end▁sys｜>")
+            else:
+                parts.append(content)
+                if listed:
+                    parts += ("\n\n", listed)
+        if add_generation_prompt:
+            parts.append("<｜Assistant｜>")
+        return "".join(parts)
+
+    def answer(self, message: Message) -> str:
+        """What the model wrote: the message between the token that asks for it and the one that ends its turn."""
+        content = message.get("content") or ""
+        if type(content) is not str:
+            raise TemplateError(f"content of an answer is {type(content).__name__}, not text")
+        calls = message.get("tool_calls")
+        if not calls:
+            return content
+        functions = [(call.get("function") or call) if isinstance(call, dict) else {} for call in calls]
+        written = "".join(
+            f"<｜tool▁call▁begin｜>{f.get('name', '')}<｜tool▁sep｜>{_tojson(f.get('arguments', {}))}<｜tool▁call▁end｜>"
+            for f in functions
+        )
+        return f"{content}<｜tool▁calls▁begin｜>{written}<｜tool▁calls▁end｜>"
+
+    def prepare(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> Prepared:
+        """As ChatTemplate.prepare."""
+        return prepare_messages(messages, "string")
+
+    def content_format(self, tools: Sequence[Any] | None = None) -> ContentFormat:
+        """It prints content as it is."""
+        return "string"
+
+
 def fallback() -> ChatTemplate:
     """The stand-in for a tokenizer without a template; marked as not exact."""
     return ChatTemplate(FALLBACK_SOURCE, name="fallback (ChatML)", exact=False, end_of_turn=("<|im_end|>",))

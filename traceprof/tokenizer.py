@@ -250,6 +250,8 @@ def load(
     exact = spec is not None
     if chat_template is not None:
         template = ChatTemplate(_text(Path(chat_template)), special_tokens, os.fspath(chat_template))
+    elif spec is None:
+        template = templates.BuiltIn(special_tokens["bos_token"], special_tokens["eos_token"])
     elif source := _template_source(files):
         template = ChatTemplate(source, special_tokens, f"{name}: chat template", exact=exact)
     else:
@@ -283,9 +285,8 @@ def _built_in() -> _Files:
     data = resources.files("traceprof") / "data"
     # kept in the package, not required from PyPI: a default that moved with an upgrade would change every profile
     tokenizer_json = lzma.decompress((data / "deepseek-v4.tokenizer.json.xz").read_bytes())
-    jinja = {"default": (data / "deepseek.jinja").read_text("utf-8")}
     config = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
-    return _Files(_BUILT_IN, tokenizer_json, config, {}, {}, jinja)
+    return _Files(_BUILT_IN, tokenizer_json, config, {}, {}, {})
 
 
 def _find(spec: str) -> _Files:
@@ -548,6 +549,8 @@ class _Renderer:
             return None
         try:
             answer = self._template.prepare([message], chat.tools).messages
+            if isinstance(self._template, templates.BuiltIn):
+                return self._template.answer(answer[0])
             whole = self._template.render(
                 [*chat.messages, *answer], chat.tools, add_generation_prompt=False, now=chat.now
             )

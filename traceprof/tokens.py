@@ -7,8 +7,9 @@ lie close together, which the tokenizer's segment cache lives from; ids are writ
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -136,6 +137,10 @@ def tokenize_part(
             if old is None
             else old.column("block_hashes"),
             requests.column("block_size"),
+            _counts(inputs)
+            if old is None
+            else pc.coalesce(old.column("input_symbols").combine_chunks(), _counts(inputs)),
+            _counts(outputs),
         ],
         schema=spec,
     )
@@ -181,26 +186,17 @@ def _lists(rows: NDArray[np.int64], parts: list[Any], valid: list[NDArray[np.boo
     type_ = schema.arrow(schema.TOKENS).field("input_ids").type
     if not parts:
         return pa.nulls(n, type_)
-    begins, base = [], 0
-    for one in parts:
-        begins.append(one.offsets[:-1] + base)
-        base += len(one.ids)
-    begin = np.concatenate(begins)
     length = np.concatenate([np.diff(one.offsets) for one in parts])
     known = np.zeros(n, bool)
     known[rows] = np.concatenate(valid)
-    source = np.zeros(n, np.int64)
-    size = np.zeros(n, np.int64)
-    source[rows], size[rows] = begin, length
-    size[~known] = 0
-    flat = np.concatenate([one.ids for one in parts])
-    offsets = np.concatenate([[0], np.cumsum(size)])
-    out = np.empty(int(offsets[-1]), np.uint32)
-    for to, at, count in zip(offsets[:-1].tolist(), source.tolist(), size.tolist(), strict=True):
-        out[to : to + count] = flat[at : at + count]
-    return pa.ListArray.from_arrays(
-        pa.array(offsets.astype(np.int32)), pa.array(out), type=type_, mask=pa.array(~known)
+    flat = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(length)]).astype(np.int32)),
+        pa.array(np.concatenate([one.ids for one in parts])),
     )
+    where = np.full(n, -1, np.int64)
+    where[rows] = np.arange(len(rows))
+    known &= where >= 0
+    return flat.take(pa.array(where, mask=~known)).cast(type_)
 
 
 class Chunk(NamedTuple):
@@ -219,18 +215,42 @@ def chunks(
     trace: Trace, column: str = "input_ids", *, outputs: bool = False, rows: int = 4096
 ) -> Iterator[Chunk]:
     """The trace's token ids (`input_ids`) or block hashes (`block_hashes`), chunk after chunk."""
-    first = 0
     wanted = [column, "output_ids"] if outputs else [column]
-    for part in trace.parts("tokens"):
-        for batch in pq.ParquetFile(part).iter_batches(rows, columns=wanted):
-            symbols, offsets, known = _flat(batch.column(column))
-            none = np.empty(0, np.uint32), np.zeros(len(batch) + 1, np.int64), np.zeros(len(batch), bool)
-            out = _flat(batch.column("output_ids")) if outputs else none
-            yield Chunk(first, symbols, offsets, known, *out)
-            first += len(batch)
+    groups = [
+        (part, group)
+        for part in trace.parts("tokens")
+        for group in range(pq.read_metadata(part).num_row_groups)
+    ]
+    first = 0
+    with ThreadPoolExecutor(2) as readers:  # decoding lists takes longer than anything done with them
+        ahead: deque[Future[pa.Table]] = deque()
+        for number in range(len(groups) + _AHEAD):
+            if number < len(groups):
+                ahead.append(readers.submit(_read_group, *groups[number], wanted))
+            if number < _AHEAD and number < len(groups):
+                continue
+            if not ahead:
+                break
+            table = ahead.popleft().result()
+            none = np.empty(0, np.uint32), np.zeros(len(table) + 1, np.int64), np.zeros(len(table), bool)
+            out = _flat(table.column("output_ids")) if outputs else none
+            yield Chunk(first, *_flat(table.column(column)), *out)
+            first += len(table)
 
 
-def _flat(lists: pa.ListArray) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.bool_]]:
+_AHEAD = 3
+
+
+def _read_group(part: Path, group: int, columns: list[str]) -> pa.Table:
+    return pq.ParquetFile(part).read_row_group(group, columns=columns, use_threads=False)
+
+
+def _counts(lists: pa.ListArray) -> pa.Array:
+    return pc.list_value_length(lists)
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.bool_]]:
+    lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     offsets = lists.offsets.to_numpy().astype(np.int64)
     known = ~lists.is_null().to_numpy(zero_copy_only=False)
     values = lists.values.to_numpy()[offsets[0] : offsets[-1]]

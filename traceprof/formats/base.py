@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Flag, auto
@@ -120,6 +120,17 @@ class Request:
 
 
 Read = Request | Skip | list["Request | Skip"]
+Result = Request | Skip | BadRecord | list["Request | Skip | BadRecord"]
+
+
+def attempt(read: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What `read(*args)` makes of a record; a BadRecord when it cannot, whatever stands in the record."""
+    try:
+        return read(*args, **options)
+    except BadRecord as bad:
+        return bad
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as bug:
+        return BadRecord("unreadable", f"{type(bug).__name__}: {bug}"[:200])
 
 
 # -- values -----------------------------------------------------------------------------------------------
@@ -155,7 +166,7 @@ def count(value: Any, what: str, flags: list[str] | None = None) -> int | None:
         number = (
             float(value) if isinstance(value, (str, float, int)) and not isinstance(value, bool) else None
         )
-    except ValueError:
+    except (ValueError, OverflowError):
         number = None
     if number is not None and number.is_integer() and 0 <= number <= MAX_I32:
         return int(number)
@@ -205,6 +216,8 @@ def parse_time(value: Any, what: str) -> tuple[int, bool]:
 
 
 def _number_us(value: float, what: str) -> int:
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise BadRecord("bad_time", f"{what} is beyond any clock")
     if not math.isfinite(value):
         raise BadRecord("non_finite_time", f"{what} is {value}")
     if value < 0:
@@ -228,14 +241,14 @@ def offset_us(value: Any, what: str, unit_us: float) -> int:
     """
     try:
         number = float(value) if not isinstance(value, (bool, dict, list)) and value is not None else math.nan
-    except (TypeError, ValueError):
-        raise BadRecord("bad_time", f"{what} is not a number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise BadRecord("bad_time", f"{what} is not a number that a clock shows") from None
     if not math.isfinite(number):
         reason = "bad_time" if value is None or isinstance(value, (bool, dict, list)) else "non_finite_time"
         raise BadRecord(reason, f"{what} is {_show(value)}")
     if number < 0:
         raise BadRecord("negative_time", f"{what} is {number:g}")
-    if number * unit_us > 9e18:
+    if number * unit_us > 1e17:
         raise BadRecord("bad_time", f"{what} is {number:g}, beyond any clock")
     return round(number * unit_us)
 
@@ -250,10 +263,10 @@ def hashes(value: Any, what: str = "hash_ids") -> list[int]:
 
 
 def dumps(value: Any) -> bytes:
-    """Compact JSON, keys in their original order; lone surrogates become U+FFFD so that nothing is lost."""
+    """Compact JSON, keys in their original order."""
     try:
         return orjson.dumps(value)
-    except TypeError:  # a lone surrogate or an int beyond 64 bits: the standard library can
+    except TypeError:  # deep nesting, or an int beyond 64 bits: the standard library can
         import json
 
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
@@ -272,6 +285,17 @@ def finish(value: Any) -> str | None:
     return None if not value else FINISH.get(str(value), "other")
 
 
+def http_code(value: Any) -> int | None:
+    """An HTTP status code, given as a number or its digits; None for anything else.
+
+    >>> http_code(429), http_code("200"), http_code("ok"), http_code(70000)
+    (429, 200, None, None)
+    """
+    if isinstance(value, str) and len(value) == 3 and value.isdecimal():
+        value = int(value)
+    return value if type(value) is int and 100 <= value < 600 else None
+
+
 def status_of_http(code: int | None) -> str | None:
     """ok, rejected (4xx: no model saw it) or error (5xx); None when there is no code."""
     if code is None or not 100 <= code < 600:
@@ -288,7 +312,12 @@ _MEDIA_PARTS = {
 
 
 def messages(value: Any, request: Request) -> bytes:
-    """Canonical JSON of a list of OpenAI-like messages; media parts become {type, sha, bytes}, noted in `request.media`.
+    """Canonical JSON of a list of OpenAI-like messages, as `checked` leaves them."""
+    return dumps(checked(value, request))
+
+
+def checked(value: Any, request: Request) -> list[dict[str, Any]]:
+    """A list of OpenAI-like messages in which media parts are {type, sha, bytes}, noted in `request.media`.
 
     Raises BadRecord when the value is not a list of objects with a role and a content that is a string, a list of
     parts or null.
@@ -310,7 +339,7 @@ def messages(value: Any, request: Request) -> bytes:
             raise BadRecord(
                 "wrong_type", f"content of message {i} is {_show(content)}, not text, parts or null"
             )
-    return dumps([swap.get(i, m) for i, m in enumerate(value)] if swap else value)
+    return [swap.get(i, m) for i, m in enumerate(value)] if swap else value
 
 
 def _parts(parts: list[Any], i: int, request: Request) -> list[Any]:

@@ -23,7 +23,7 @@ def read(record: dict[str, Any]) -> Request:
     if tokens is None:
         raise BadRecord("missing_field", "no Request tokens")
     output = count(record.get("Response tokens"), "Response tokens")
-    arrival = offset_us(record.get("Timestamp") or None, "Timestamp", 1e6)
+    arrival = offset_us(None if record.get("Timestamp") == "" else record.get("Timestamp"), "Timestamp", 1e6)
     elapsed = offset_us(record["Elapsed time"], "Elapsed time", 1e6) if record.get("Elapsed time") else None
     session = text(record.get("Session ID"))
     return Request(

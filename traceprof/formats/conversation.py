@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from traceprof.formats.base import BadRecord, Has, Request, Skip, dumps, messages, text
+from traceprof.formats.base import BadRecord, Has, Request, Skip, checked, dumps, text
 
 has = Has.TEXT | Has.OUTPUTS | Has.SESSIONS
 summary = "conversations of OpenAI-like messages, one request a model turn (JSON, JSONL)"
@@ -39,11 +39,7 @@ def expand(turns: list[Any], session: str | None, tools: Any = None) -> Skip | l
     """Requests of a conversation, in order; a model turn that nothing precedes has no prompt and is skipped."""
     if not turns:
         return Skip("empty_conversation")
-    head = Request()
-    canonical = messages(turns, head)  # checks all turns at once
-    import orjson
-
-    kept: list[dict[str, Any]] = orjson.loads(canonical)
+    kept = checked(turns, Request())
     out: list[Request | Skip] = []
     for k, turn in enumerate(kept):
         if turn["role"] != "assistant":

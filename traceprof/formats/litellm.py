@@ -18,6 +18,7 @@ from traceprof.formats.base import (
     count,
     dumps,
     first_of,
+    http_code,
     messages,
     parse_time,
     text,
@@ -68,7 +69,7 @@ def read(record: dict[str, Any]) -> Request | Skip:
     if failed:
         info = record.get("error_information")
         code = info.get("error_code") if isinstance(info, dict) else None
-        out.http_status = int(code) if isinstance(code, str) and code.isdigit() and len(code) == 3 else None
+        out.http_status = http_code(code)
         out.error_type = text(info.get("error_class")) if isinstance(info, dict) else None
         if out.http_status is not None and 400 <= out.http_status < 500:
             out.status = "rejected"

@@ -18,6 +18,7 @@ from traceprof.formats.base import (
     dumps,
     finish,
     first_of,
+    http_code,
     messages,
     offset_us,
     parse_time,
@@ -81,11 +82,50 @@ _TENANT_KEYS = (
 _STATUS_KEYS = ("status_code", "http_status", "statusCode", "status", "code")
 _PARAM_KEYS = ("temperature", "top_p", "top_k", "n", "seed")
 _SEC = 1_000_000
+_ROLES: dict[str, tuple[str, int]] = {
+    key: (role, rank)
+    for role, keys in (
+        ("arrival", _ARRIVAL_KEYS), ("end", _END_KEYS), ("first", _FIRST_KEYS), ("e2e", _E2E_KEYS), ("ttft", _TTFT_KEYS),
+        ("id", _ID_KEYS), ("session", _SESSION_KEYS), ("tenant", _TENANT_KEYS), ("status", _STATUS_KEYS),
+    )
+    for rank, key in enumerate(keys)
+}  # fmt: skip
 _MAPPED = frozenset(
-    (*_REQUEST_KEYS, *_RESPONSE_KEYS, *_ARRIVAL_KEYS, *_END_KEYS, *_FIRST_KEYS, *_E2E_KEYS, *_TTFT_KEYS, *_ID_KEYS,
-     *_SESSION_KEYS, *_TENANT_KEYS, *_STATUS_KEYS, "messages", "prompt", "model", "user", "user_id", "app",
-     "tools", "functions", "stream", "parent_request_id", "turn", "turn_index", "error", "usage", "metadata")
+    (*_ROLES, *_REQUEST_KEYS, *_RESPONSE_KEYS, "messages", "prompt", "model", "user", "user_id", "app", "tools",
+     "functions", "stream", "parent_request_id", "turn", "turn_index", "error", "usage", "metadata")
 )  # fmt: skip
+
+
+class _Roles:
+    """What a wrapper says, by role: of several names for one role, the first of its list that is there."""
+
+    __slots__ = ("arrival", "e2e", "end", "first", "id", "rest", "session", "status", "tenant", "ttft")
+    arrival: Any  # the key that plays this role, or None; Any, since a dict is asked for it either way
+    e2e: Any
+    end: Any
+    first: Any
+    id: Any
+    session: Any
+    status: Any
+    tenant: Any
+    ttft: Any
+
+    def __init__(self, wrapper: dict[str, Any]) -> None:
+        best: dict[str, tuple[int, str]] = {}
+        self.rest: dict[str, Any] = {}
+        for key, value in wrapper.items():
+            if value is None:
+                continue
+            found = _ROLES.get(key)
+            if found is not None:
+                role, rank = found
+                if role not in best or rank < best[role][0]:
+                    best[role] = (rank, key)
+            elif key not in _MAPPED and not isinstance(value, (dict, list)):
+                self.rest[key] = value
+        for role in self.__slots__:
+            if role != "rest":
+                setattr(self, role, best[role][1] if role in best else None)
 
 
 def detect(record: dict[str, Any]) -> bool:
@@ -130,15 +170,16 @@ def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
     response = response_body(record, body)
     wrapper = record if record is not body else {k: v for k, v in record.items() if k != "metadata"}
     out = Request()
-    _identity(out, wrapper, body)
-    _times(out, wrapper)
+    roles = _Roles(wrapper)
+    _identity(out, wrapper, body, roles)
+    _times(out, wrapper, roles)
     read_request(out, body)
     if response is not None:
         read_response(out, response)
-    _outcome(out, wrapper, response)
-    if record is not body:
-        _extra(out, wrapper)
-    return _sequences(out, body)
+    _outcome(out, wrapper, response, roles)
+    if record is not body and roles.rest:
+        out.extra_json = dumps(roles.rest)
+    return sequences(out, body)
 
 
 def response_body(record: dict[str, Any], body: dict[str, Any]) -> dict[str, Any] | None:
@@ -199,7 +240,8 @@ def params(body: dict[str, Any]) -> dict[str, Any] | None:
         value = body.get(key)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if key in ("temperature", "top_p"):
-                got[key] = value
+                if abs(value) < 1e38:  # a float32; not NaN
+                    got[key] = float(value)
             elif abs(value) < (2**15 if key == "n" else 2**31 if key == "top_k" else 2**63):
                 got[key] = int(value)
     stop = body.get("stop")
@@ -264,15 +306,15 @@ def read_usage(out: Request, usage: Any) -> None:
         out.tokens_source = "usage"
 
 
-def _identity(out: Request, wrapper: dict[str, Any], body: dict[str, Any]) -> None:
-    out.request_id = text(first_of(wrapper, _ID_KEYS))
-    given = text(first_of(wrapper, _SESSION_KEYS))
+def _identity(out: Request, wrapper: dict[str, Any], body: dict[str, Any], roles: _Roles) -> None:
+    out.request_id = text(wrapper.get(roles.id))
+    given = text(wrapper.get(roles.session))
     meta = wrapper.get("metadata")
     if given is None and isinstance(meta, dict):
         given = text(first_of(meta, _SESSION_KEYS))
     if given:
         out.session_id, out.session_kind = given, "explicit"
-    out.tenant_id = text(first_of(wrapper, _TENANT_KEYS))
+    out.tenant_id = text(wrapper.get(roles.tenant))
     out.app = text(wrapper.get("app"))
     out.parent_request_id = text(wrapper.get("parent_request_id"))
     if wrapper.get("turn_index") is not None:
@@ -284,8 +326,8 @@ def _identity(out: Request, wrapper: dict[str, Any], body: dict[str, Any]) -> No
             out.model_requested = model or None
 
 
-def _times(out: Request, wrapper: dict[str, Any]) -> None:
-    arrival = first_of(wrapper, _ARRIVAL_KEYS)
+def _times(out: Request, wrapper: dict[str, Any], roles: _Roles) -> None:
+    arrival = wrapper.get(roles.arrival)
     base: int | None = None
     if arrival is not None:
         # a small number counts from the start of the log; an absolute one lies after 1973
@@ -300,10 +342,10 @@ def _times(out: Request, wrapper: dict[str, Any]) -> None:
             if naive:
                 out.quality.append("tz_assumed")
         out.arrival_us, out.arrival_quality = base, "measured"
-    e2e = _duration(wrapper, _E2E_KEYS)
-    ttft = _duration(wrapper, _TTFT_KEYS)
+    e2e = None if roles.e2e is None else offset_us(wrapper[roles.e2e], roles.e2e, _E2E_KEYS[roles.e2e])
+    ttft = None if roles.ttft is None else offset_us(wrapper[roles.ttft], roles.ttft, _TTFT_KEYS[roles.ttft])
     out.e2e_us, out.ttft_us = e2e, ttft
-    end, first = first_of(wrapper, _END_KEYS), first_of(wrapper, _FIRST_KEYS)
+    end, first = wrapper.get(roles.end), wrapper.get(roles.first)
     if end is not None:
         out.end_us = _same_clock(end, "end", out)
     elif base is not None and e2e is not None:
@@ -333,22 +375,15 @@ def _same_clock(value: Any, what: str, out: Request) -> int:
     return parse_time(value, what)[0]
 
 
-def _duration(wrapper: dict[str, Any], keys: dict[str, float]) -> int | None:
-    for key, unit in keys.items():
-        if wrapper.get(key) is not None:
-            return offset_us(wrapper[key], key, unit)
-    return None
+def _outcome(out: Request, wrapper: dict[str, Any], response: dict[str, Any] | None, roles: _Roles) -> None:
+    out.http_status = http_code(wrapper.get(roles.status))
+    if out.http_status is None and roles.status is not None:  # a word such as "failed"
+        out.http_status = next((c for key in _STATUS_KEYS if (c := http_code(wrapper.get(key)))), None)
+    settle(out, wrapper.get("error") or (response or {}).get("error"))
 
 
-def _outcome(out: Request, wrapper: dict[str, Any], response: dict[str, Any] | None) -> None:
-    for key in _STATUS_KEYS:
-        code = wrapper.get(key)
-        if isinstance(code, str) and code.isdigit():
-            code = int(code)
-        if type(code) is int and 100 <= code < 600:
-            out.http_status = code
-            break
-    error = wrapper.get("error") or (response or {}).get("error")
+def settle(out: Request, error: Any) -> None:
+    """Fill status and kind of error from the error that an answer reports and its HTTP status."""
     if error:
         out.status = "error"
         kind = first_of(error, ("type", "code")) if isinstance(error, dict) else None
@@ -358,17 +393,7 @@ def _outcome(out: Request, wrapper: dict[str, Any], response: dict[str, Any] | N
         out.status = by_http
 
 
-def _extra(out: Request, wrapper: dict[str, Any]) -> None:
-    rest = {
-        k: v
-        for k, v in wrapper.items()
-        if k not in _MAPPED and v is not None and not isinstance(v, (dict, list))
-    }
-    if rest:
-        out.extra_json = dumps(rest)
-
-
-def _sequences(out: Request, body: dict[str, Any]) -> Request | list[Request | Skip]:
+def sequences(out: Request, body: dict[str, Any]) -> Request | list[Request | Skip]:
     """A text completion's `prompt`: a string, token ids, or a list of either (one sequence, so one row, each)."""
     if "messages" in body:
         ids = body.get("prompt_token_ids")
@@ -386,12 +411,13 @@ def _sequences(out: Request, body: dict[str, Any]) -> Request | list[Request | S
         from dataclasses import replace
 
         rows: list[Request | Skip] = []
+        name = out.request_id or out.provider_request_id
         for i, one in enumerate(prompt):
             row = replace(
                 out, quality=[*out.quality, "one_of_several_prompts"], output_json=None, output_ids=None
             )
-            row.attempt_group = out.request_id or out.provider_request_id
-            row.request_id = None if out.request_id is None else f"{out.request_id}-{i}"
+            row.attempt_group = name
+            row.request_id = None if name is None else f"{name}-{i}"
             row.input_tokens = row.output_tokens = row.cached_input_tokens = None
             if isinstance(one, str):
                 row.prompt_text = one

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from traceprof.formats import openai
-from traceprof.formats.base import BadRecord, Has, Request, Skip, count, text
+from traceprof.formats.base import BadRecord, Has, Request, Result, Skip, attempt, http_code, text
 
 has = Has.LENGTHS | Has.TEXT | Has.OUTPUTS
 summary = "OpenAI batch input and output files, joined on custom_id (JSONL)"
@@ -23,7 +23,7 @@ def detect(record: dict[str, Any]) -> bool:
     return ("url" in record and "body" in record) or ("response" in record and "error" in record)
 
 
-def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Request | Skip | BadRecord]]:
+def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
     """All records of all batch files of one import: yields (record, what it became).
 
     An answer that found its request is skipped as `joined`; an answer without one is a request with no prompt.
@@ -38,10 +38,7 @@ def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Request | Skip | Bad
             answers.setdefault(str(value["custom_id"]), []).append(record)
     for record in inputs:
         found = answers.pop(str(record.value["custom_id"]), [])
-        try:
-            yield record, _request(record.value, found[0].value if found else None)
-        except BadRecord as bad:
-            yield record, bad
+        yield record, attempt(_request, record.value, found[0].value if found else None)
         for answer in found[:1]:
             yield answer, Skip("joined_to_its_request")
         for answer in found[1:]:
@@ -51,13 +48,13 @@ def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Request | Skip | Bad
             yield answer, BadRecord("no_prompt", "an answer whose request is in none of the files given")
 
 
-def _request(value: dict[str, Any], answer: dict[str, Any] | None) -> Request | Skip:
+def _request(value: dict[str, Any], answer: dict[str, Any] | None) -> Request | Skip | list[Request | Skip]:
     if "embedding" in str(value["url"]):
         return Skip("embedding")
     body = value["body"]
     if not isinstance(body, dict):
         raise BadRecord("wrong_type", f"body is a {type(body).__name__}, not an object")
-    if "messages" not in body and not isinstance(body.get("prompt"), str):
+    if "messages" not in body and "prompt" not in body:
         if "embed" in str(body.get("model")):
             return Skip("embedding")
         raise BadRecord(
@@ -65,17 +62,13 @@ def _request(value: dict[str, Any], answer: dict[str, Any] | None) -> Request | 
         )
     out = Request(request_id=text(value["custom_id"]))
     openai.read_request(out, body)
-    if "messages" not in body:
-        out.prompt_text = body["prompt"]
     if answer is not None:
-        response = answer.get("response")
+        error, response = answer.get("error"), answer.get("response")
         if isinstance(response, dict):
-            out.http_status = count(response.get("status_code"), "status_code", out.quality)
+            out.http_status = http_code(response.get("status_code"))
             got = response.get("body")
             if isinstance(got, dict):
                 openai.read_response(out, got)
-        if answer.get("error"):
-            out.status = "error"
-            error = answer["error"]
-            out.error_type = text(error.get("code")) if isinstance(error, dict) else "error"
-    return out
+                error = error or got.get("error")
+        openai.settle(out, error)
+    return openai.sequences(out, body)

@@ -1,7 +1,7 @@
 """WEKA sessions (kv-cache-tester): one object a coding-agent session, block hashes of 64 tokens, local to the session.
 
 `t` counts from the session's own start, so sessions share no clock. The last, partial block has no hash. Entries of
-type `subagent` nest the requests of a sub-agent. Source: callanjfox/kv-cache-tester.
+type `subagent` nest the requests of a sub-agent, whose `t` counts from the entry's. Source: callanjfox/kv-cache-tester.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read(record: dict[str, Any]) -> list[Request | Skip]:
     if session is None and scope is None:
         raise BadRecord("missing_field", "no id, though hashes are local to the session")
     out: list[Request] = []
-    _collect(entries, out, size, session, scope, None)
+    _collect(entries, out, size, session, scope, None, 0)
     out.sort(key=lambda r: r.arrival_us or 0)
     if not out:
         return [Skip("empty_session")]
@@ -49,20 +49,24 @@ def _collect(
     session: str | None,
     scope: str | None,
     agent: str | None,
+    zero: int,
 ) -> None:
+    """All requests of `entries`, whose times count from `zero` us of the session's clock."""
     for entry in entries:
         if not isinstance(entry, dict):
             raise BadRecord("wrong_type", "a request is not an object")
         if entry.get("type") == "subagent":
             inner = entry.get("requests")
-            if isinstance(inner, list):
-                _collect(inner, out, size, session, scope, text(entry.get("agent_id")) or "subagent")
+            if not isinstance(inner, list):
+                raise BadRecord("wrong_type", "requests of a sub-agent is not a list")
+            began = zero + offset_us(entry.get("t"), "t", 1e6)
+            _collect(inner, out, size, session, scope, text(entry.get("agent_id")) or "subagent", began)
             continue
-        out.append(_request(entry, size, session, scope, agent))
+        out.append(_request(entry, size, session, scope, agent, zero))
 
 
 def _request(
-    entry: dict[str, Any], size: int, session: str | None, scope: str | None, agent: str | None
+    entry: dict[str, Any], size: int, session: str | None, scope: str | None, agent: str | None, zero: int
 ) -> Request:
     ids = hashes(entry.get("hash_ids"))
     tokens = count(entry.get("in"), "in")
@@ -70,7 +74,7 @@ def _request(
         raise BadRecord("missing_field", "a request has no `in`")
     if len(ids) > -(-tokens // size):
         raise BadRecord("length_mismatch", f"{len(ids)} blocks of {size} tokens for a prompt of {tokens}")
-    start = offset_us(entry.get("t"), "t", 1e6)
+    start = zero + offset_us(entry.get("t"), "t", 1e6)
     api = None if entry.get("api_time") is None else offset_us(entry["api_time"], "api_time", 1e6)
     ttft = None if entry.get("ttft") is None else offset_us(entry["ttft"], "ttft", 1e6)
     think = None if entry.get("think_time") is None else offset_us(entry["think_time"], "think_time", 1e6)

@@ -584,7 +584,7 @@ def _sharing(profile: Profile) -> Section | None:
             if both
             else "."
         )
-        if worst.block != best.block:
+        if worst.rate < best.rate:
             caption += f" It falls from {percent(best.rate)} at {block_label(best.block)} to {percent(worst.rate)} at {block_label(worst.block)}."
         parts.append(Chart("hit_rate", "Hit rate by block size", caption))
         head = (
@@ -817,7 +817,7 @@ def _lengths(profile: Profile) -> Section | None:
             continue
         if side != "total" and len(histogram(profile, side)) > 0:
             caption = f"Requests by {side} length in tokens (logarithmic)."
-            if lengths.get("p50") is not None and lengths.get("p99") is not None:
+            if None not in (lengths.get("p50"), lengths.get("p99")) and lengths["p50"] < lengths["p99"]:
                 caption += f" Half are at most {count(lengths['p50'])}, and 1 in 100 is above {count(lengths['p99'])}."
             parts.append(Chart(f"{side}_lengths", f"{side.capitalize()} lengths", caption))
         if any(lengths.get(s) is not None for s in _STATISTICS):
@@ -985,11 +985,12 @@ def definitions(profile: Profile) -> Iterator[tuple[str, str]]:
             "Block size",
             "The engine's unit of reuse (SGLang says page). 1 is a radix tree over tokens, 16 is vLLM's default.",
         )
+    if any(r.with_outputs is not None for r in block_rates(profile)):
         yield (
             "With outputs",
             "Each request's output is kept behind its prompt too, once it ended. An engine that caches generated tokens can reach it.",
         )
-    if mrc_points(profile):
+    if len(mrc_points(profile)) > 1:
         yield (
             "Capacity curve",
             "Hit rate against cache capacity in tokens, from reuse distances: tokens of distinct prefix state touched since this state was last touched, least recently used leaves first.",

@@ -75,8 +75,8 @@ def charts(profile: Profile, folder: Path | None = None) -> dict[str, alt.Chart]
         "mrc": _mrc(profile),
         "input_lengths": _lengths(profile, "input"),
         "output_lengths": _lengths(profile, "output"),
-        "concurrency": _concurrency(series),
-        "arrivals": _arrivals(series),
+        "concurrency": _concurrency(series) if at(profile, "concurrency") else None,
+        "arrivals": _arrivals(series) if at(profile, "arrivals") else None,
     }
     return {
         name: chart.properties(
@@ -137,7 +137,7 @@ def _rates_axis(highest: float, title: str) -> alt.Y:
 
 def _hit_rate(profile: Profile) -> alt.Chart | None:
     rates = block_rates(profile)
-    if not rates:
+    if not any(r.rate or r.with_outputs for r in rates):
         return None
     rows: list[dict[str, Any]] = [{"block": str(r.block), "what": ALONE, "rate": r.rate} for r in rates]
     rows += [
@@ -287,7 +287,7 @@ def _flags(
 
 def _lengths(profile: Profile, side: str) -> alt.Chart | None:
     bins = histogram(profile, side)
-    if not any(n for _, _, n in bins):
+    if sum(n > 0 for _, _, n in bins) < 2:
         return None
     low, high = bins[0][0], bins[-1][1]
     if high / low < 4:
@@ -314,7 +314,8 @@ def _lengths(profile: Profile, side: str) -> alt.Chart | None:
             ],
         )
     )
-    stats = [(name, at(profile, "lengths", side, name)) for name in ("p50", "p99")]
+    half, most = (at(profile, "lengths", side, name) for name in ("p50", "p99"))
+    stats = [("p50", half), ("p99", most)] if half != most else [("p50 to p99", half)]
     marks = [{"low": v, "label": f"{name} {short(v)}"} for name, v in stats if v and low <= v <= high]
     flags = _flags(marks, low, high, x, "low", 180)
     return alt.layer(bars, *flags).properties(

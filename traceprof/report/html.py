@@ -40,7 +40,10 @@ def render_html(profile: Profile, folder: Path | None = None) -> str:
 
     from traceprof.report import charts
 
-    drawn = {name: chart.to_dict(validate=False) for name, chart in charts.charts(profile, folder).items()}
+    told = document(profile)
+    places = {part.key for section in told.sections for part in section.parts if isinstance(part, Chart)}
+    made = charts.charts(profile, folder)
+    drawn = {name: chart.to_dict(validate=False) for name, chart in made.items() if name in places}
     for spec in drawn.values():
         for unused in ("title", "config", "$schema"):
             spec.pop(unused, None)
@@ -52,7 +55,7 @@ def render_html(profile: Profile, folder: Path | None = None) -> str:
     jinja.tests["chart"] = lambda part: isinstance(part, Chart)
     page = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
     return jinja.from_string(page).render(
-        told=document(profile),
+        told=told,
         drawn=drawn.keys(),
         specs={name: Markup(_json(spec)) for name, spec in drawn.items()},
         theme=Markup(_json(charts.theme(paper="var(--paper)", **colours) | {"background": None})),
