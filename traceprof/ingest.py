@@ -1072,5 +1072,4 @@ def _manifest(
         "inputs": [Path(w).name if w != "-" else "stdin" for w in words],
         "sources": described,
         "formats": {k.replace("_", "-"): v for k, v in by_format.most_common()},
-        "tokenizer": None,
     }

@@ -26,7 +26,7 @@ def detect(record: dict[str, Any]) -> bool:
 def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
     """All records of all batch files of one import: yields (record, what it became).
 
-    An answer that found its request is skipped as `joined`; an answer without one is a request with no prompt.
+    An answer that found its request is skipped as joined; an answer without one is rejected: it has no prompt.
     """
     inputs: list[Any] = []
     answers: dict[str, list[Any]] = {}

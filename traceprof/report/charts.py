@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+from altair.utils import schemapi
 
 from traceprof.errors import UsageError
 from traceprof.report import Profile, about, at, block_rates, clean, histogram, mrc_points, rows_of, short
@@ -68,23 +69,26 @@ def theme(
 
 def charts(profile: Profile, folder: Path | None = None) -> dict[str, alt.Chart]:
     """Every chart that the profile and its folder have the numbers for, by name, in the report's order."""
-    series = _series(folder)
-    made = {
-        "hit_rate": _hit_rate(profile),
-        "top_prefixes": _top_prefixes(profile),
-        "mrc": _mrc(profile),
-        "input_lengths": _lengths(profile, "input"),
-        "output_lengths": _lengths(profile, "output"),
-        "concurrency": _concurrency(series) if at(profile, "concurrency") else None,
-        "arrivals": _arrivals(series) if at(profile, "arrivals") else None,
-    }
-    return {
-        name: chart.properties(
-            width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"), config=theme()
-        )
-        for name, chart in made.items()
-        if chart is not None
-    }
+    with schemapi.debug_mode(False):  # tests check each chart against the Vega-Lite schema; a report need not
+        series = _series(folder)
+        made = {
+            "hit_rate": _hit_rate(profile),
+            "top_prefixes": _top_prefixes(profile),
+            "mrc": _mrc(profile),
+            "input_lengths": _lengths(profile, "input"),
+            "output_lengths": _lengths(profile, "output"),
+            "concurrency": _concurrency(series) if at(profile, "concurrency") else None,
+            "arrivals": _arrivals(series) if at(profile, "arrivals") else None,
+        }
+        return {
+            name: chart.properties(
+                width="container",
+                autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+                config=theme(),
+            )
+            for name, chart in made.items()
+            if chart is not None
+        }
 
 
 def save_chart(chart: alt.Chart, path: str | Path) -> None:
@@ -197,7 +201,7 @@ def _top_prefixes(profile: Profile) -> alt.Chart | None:
     )
     text = base.mark_text(
         align="left", baseline="middle", dy=-8, limit=alt.ExprRef("width"), style="mark-text"
-    ).encode(x=alt.value(0), text="label:N")
+    ).encode(x=alt.XValue(0), text=alt.Text("label:N"))
     return (bars + text).properties(
         height=36 * len(rows), title=f"Largest shared prefixes{_estimate(profile)}"
     )
@@ -241,7 +245,7 @@ def _mrc(profile: Profile) -> alt.Chart | None:
             .mark_point(style="mark-point", size=55, filled=True, opacity=1)
             .encode(
                 x=x,
-                y="rate:Q",
+                y=alt.Y("rate:Q"),
                 tooltip=[
                     alt.Tooltip("label:N", title="memory"),
                     alt.Tooltip("capacity:Q", title="capacity, tokens", format=".3s"),
@@ -274,9 +278,9 @@ def _flags(
         room = alt.ExprRef(f"{place if side < 0 else 1 - place:.4f} * width + {20 if side < 0 else -6}")
         text = {"align": "left" if side > 0 else "right", "dx": 6 * side, "baseline": "middle", "limit": room}
         base = alt.Chart(_data([mark])).encode(x=x)
-        rules.append(base.mark_rule(style="mark-rule").encode(y=alt.value(top - 6), y2=alt.value(height)))
+        rules.append(base.mark_rule(style="mark-rule").encode(y=alt.YValue(top - 6), y2=alt.Y2Value(height)))
         texts += [
-            base.mark_text(style=s, **text).encode(y=alt.value(top), text="label:N")
+            base.mark_text(style=s, **text).encode(y=alt.YValue(top), text=alt.Text("label:N"))
             for s in ("halo", "mark-text")
         ]
     return [*rules, *texts]
@@ -299,14 +303,14 @@ def _lengths(profile: Profile, side: str) -> alt.Chart | None:
         .mark_rect(strokeWidth=0)
         .encode(
             x=x,
-            x2="high:Q",
+            x2=alt.X2("high:Q"),
             y=alt.Y(
                 "requests:Q",
                 title="requests",
                 axis=alt.Axis(labelExpr=SI, tickCount=4),
                 scale=alt.Scale(domainMin=0),
             ),
-            y2=alt.datum(0),
+            y2=alt.Y2Datum(0),
             tooltip=[
                 alt.Tooltip("low:Q", title="from, tokens", format=",.0f"),
                 alt.Tooltip("high:Q", title="below, tokens", format=",.0f"),

@@ -1,0 +1,102 @@
+"""The plan of the house in docs/architecture.md, held against the imports."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "traceprof"
+
+# from the floor up: a module may import what stands in its own or a lower row, as its row allows
+LAYERS = [
+    {"errors", "schema", "trace", "__init__"},
+    {"kernels"},
+    {"formats", "prefix", "load", "caches", "contracts"},
+    {"sources", "templates", "tokenizer", "verdict"},
+    {"ingest"},
+    {"tokens"},
+    {"profiler"},
+    {"report"},
+    {"cli"},
+]
+HOMES = {
+    "numba": {"kernels"},
+    "tokenizers": {"tokenizer"},
+    "fastokens": {"tokenizer"},
+    "huggingface_hub": {"tokenizer"},
+    "jinja2": {"templates", "report"},
+    "altair": {"report/charts"},
+    "vl_convert": {"report/charts"},
+    "click": {"cli"},
+    "rich": {"cli", "report/terminal"},
+}
+HEAVY = ("polars", "pyarrow", "numpy", "numba", "altair", "tokenizers", "rich", "orjson", "jinja2")
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def place(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def imports(path: Path, top_only: bool = False):
+    """(module imported, whether only for type checking) of every import statement in a file."""
+    tree = ast.parse(path.read_text("utf-8"))
+    guarded = {
+        id(n)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for n in ast.walk(block)
+    }
+    nodes = tree.body if top_only else ast.walk(tree)
+    for node in nodes:
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module == "traceprof":
+                yield from (f"traceprof.{a.name}" for a in node.names)
+
+
+def layer(name: str) -> int:
+    return next(i for i, names in enumerate(LAYERS) if name in names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=place)
+def test_arrows_point_down_only(path):
+    """No module imports one that stands above it."""
+    here = place(path).split("/")[0]
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "traceprof" and len(parts) > 1 and not parts[1].startswith("__"):
+            assert layer(parts[1]) <= layer(here), f"{place(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=place)
+def test_each_heavy_library_has_one_home(path):
+    """numba in kernels/, altair in report/charts.py, and so on."""
+    here = place(path)
+    for name in imports(path):
+        homes = HOMES.get(name.split(".")[0])
+        if homes is not None:
+            assert any(here == h or here.startswith(h + "/") for h in homes), f"{here} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=place)
+def test_commands_import_nothing_heavy_at_their_top(path):
+    """--help imports every command, so their heads stay light."""
+    for name in imports(path, top_only=True):
+        assert name.split(".")[0] not in HEAVY, f"{place(path)} imports {name}"
+
+
+def test_kernels_call_no_kernel_of_another_file():
+    """numba's cache on disk would not notice that the other file changed."""
+    for path in (PACKAGE / "kernels").glob("*.py"):
+        for name in imports(path):
+            assert not name.startswith("traceprof") or name == "traceprof.kernels.jit", place(path)

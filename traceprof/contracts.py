@@ -1,0 +1,256 @@
+"""The JSON contracts, as JSON Schema (draft 2020-12): what a pipeline may rely on in profile.json and manifest.json.
+
+`python -m traceprof.contracts schemas` writes them, and one schema a table, to schemas/; a test holds the files to this
+module and real profiles to the files. More keys may stand beside those that are named.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from traceprof import schema
+
+Schema = dict[str, Any]
+
+_INT: Schema = {"type": "integer"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_NUM: Schema = {"type": "number"}
+_RATE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+_STR: Schema = {"type": "string"}
+_BOOL: Schema = {"type": "boolean"}
+_BLOCKS = ("1", "16", "32", "64", "128", "256", "512")
+
+
+def _or_null(what: Schema) -> Schema:
+    return {"anyOf": [what, {"type": "null"}]}
+
+
+def _object(properties: dict[str, Schema], means: str | None = None, optional: tuple[str, ...] = ()) -> Schema:
+    found: Schema = {
+        "type": "object",
+        "properties": properties,
+        "required": [k for k in properties if k not in optional],
+    }
+    return found | ({"description": means} if means else {})
+
+
+def _list(of: Schema) -> Schema:
+    return {"type": "array", "items": of}
+
+
+def _map(of: Schema) -> Schema:
+    return {"type": "object", "additionalProperties": of}
+
+
+def _said(what: Schema, means: str) -> Schema:
+    return {**what, "description": means}
+
+
+_HITS = _object({b: _or_null(_COUNT) for b in _BLOCKS}, "tokens, by block size; null where the trace cannot tell")
+_RATES = _object({b: _or_null(_RATE) for b in _BLOCKS}, "hit tokens / input tokens, by block size")
+_GROUP = _object({"requests": _COUNT, "input_tokens": _COUNT, "hit_tokens": _HITS, "hit_rate": _RATES})
+_LENGTHS = _object(
+    {
+        **{k: _NUM for k in ("mean", "p50", "p90", "p95", "p99")},
+        "max": _COUNT,
+        "histogram": _said(_list(_list(_COUNT)), "[lower, upper, count]: requests with lower <= tokens < upper"),
+    }
+)
+_LEVELS = {"mean": _NUM, "p50": _COUNT, "p95": _COUNT, "p99": _COUNT, "peak": _COUNT}
+
+
+def profile_schema() -> Schema:
+    """profile.json."""
+    trace = _object(
+        {
+            "name": _STR,
+            "requests": _COUNT,
+            "rejects": _COUNT,
+            "skipped": _said(_map(_COUNT), "records that are no model call of this trace, by reason"),
+            "records_in": _said(_COUNT, "requests + rejects + skipped"),
+            "first_arrival": _said(_or_null(_STR), "ISO 8601, UTC; null when the clock is relative"),
+            "last_arrival": _or_null(_STR),
+            "span_seconds": _or_null(_NUM),
+            "models": _map(_COUNT),
+            "formats": _map(_COUNT),
+        }
+    )
+    tokenizer = _object(
+        {
+            "name": _or_null(_STR),
+            "exact": _said(_BOOL, "false: counts are estimates under a stand-in tokenizer"),
+            "unit": _said(_COUNT, "tokens one symbol stands for"),
+            "source": {"enum": ["tokens", "hashes", "counts"]},
+            "note": _or_null(_STR),
+        }
+    )
+    tokens = _object({k: _or_null(_COUNT) for k in ("input", "output", "distinct")})
+    prefix = _object(
+        {
+            "requests": _said(_COUNT, "requests that were measured"),
+            "input_tokens": _COUNT,
+            "hit_tokens": _HITS,
+            "hit_rate": _RATES,
+            "with_outputs": _or_null(_object({"hit_tokens": _HITS, "hit_rate": _RATES, "how": _STR})),
+            "mean_of_requests": _RATES,
+            "requests_with_hit": _COUNT,
+            "redundant_tokens": _said(_COUNT, "input tokens - distinct tokens"),
+            "radix_tree": _object({k: _COUNT for k in ("nodes", "leaves", "max_depth", "max_depth_tokens")}),
+            "by_origin": _said(
+                _or_null(_object({"same_session": _RATE, "other_sessions": _RATE})),
+                "parts of the hit rate at the finest unit, which they sum to",
+            ),
+            "by_model": _map(_GROUP),
+            "by_tenant": _or_null(_map(_GROUP)),
+            "top_prefixes": _list(
+                _object(
+                    {
+                        "tokens": _COUNT,
+                        "requests": _COUNT,
+                        "saved_tokens": _said(_COUNT, "(requests - 1) x tokens"),
+                        "model": _or_null(_STR),
+                        "preview": _said(_or_null(_STR), "null unless the trace holds text"),
+                    }
+                )
+            ),
+            "definitions": _map(_object({"value": _or_null(_RATE), "means": _STR})),
+        }
+    )
+    cache = _object(
+        {
+            "mrc": _said(_list({"type": "array"}), "[capacity in tokens, hit rate], exact at each capacity"),
+            "working_set_tokens": _object({q: _COUNT for q in ("50%", "90%", "99%", "100%")}),
+            "memory_marks": _list(_object({"label": _STR, "capacity_tokens": _COUNT, "hit_rate": _RATE})),
+            "policy": _STR,
+            "engines": {"type": "object"},
+        }
+    )
+    concurrency = _object(
+        {**_LEVELS, "busy": _object({**_LEVELS, "share_of_time": _RATE}), "measured": _BOOL, "how": _or_null(_STR)}
+    )
+    arrivals = _object({k: _NUM for k in ("rate_mean", "rate_peak_1s", "cv", "burstiness")})
+    sessions = _object(
+        {"count": _COUNT, "turns_mean": _NUM, "turns_max": _COUNT, "think_time_p50": _said(_or_null(_NUM), "s")}
+    )
+    reported = _object(
+        {
+            "requests": _COUNT,
+            "input_tokens": _COUNT,
+            "output_tokens": _or_null(_COUNT),
+            "requests_with_cached_tokens": _COUNT,
+            "cached_input_tokens": _or_null(_COUNT),
+            "cached_hit_rate": _or_null(_RATE),
+        },
+        "what the log itself says, to hold the profile against",
+    )
+    breaker = _object(
+        {
+            "kind": _STR,
+            "where": _STR,
+            "requests": _COUNT,
+            "lost_tokens": _COUNT,
+            "example": _or_null(_STR),
+            "remedy": _STR,
+        }
+    )
+    reason = _object({"text": _STR, "yours": _STR, "threshold": _or_null(_STR), "source": _STR})
+    verdict = _object(
+        {
+            "favoured": _STR,
+            "confidence": {"enum": ["low", "moderate", "high"]},
+            "reasons": _list(reason),
+            "checked_by": {"enum": [None, "replay", "simulation"]},
+            "split": _or_null({"type": "object"}),
+            "caveat": _STR,
+            "alternatives": _list(_object({"engine": _STR, "when": _STR})),
+        }
+    )
+    return _file(
+        "profile.json",
+        {
+            "schema_version": {"const": schema.PROFILE_SCHEMA_VERSION},
+            "traceprof_version": _STR,
+            "trace": trace,
+            "tokenizer": tokenizer,
+            "tokens": tokens,
+            "prefix": _or_null(prefix),
+            "cache": _or_null(cache),
+            "lengths": _object({side: _or_null(_LENGTHS) for side in ("input", "output", "total")}),
+            "concurrency": _or_null(concurrency),
+            "arrivals": _or_null(arrivals),
+            "sessions": _or_null(sessions),
+            "reported": _or_null(reported),
+            "breakers": _list(breaker),
+            "left_out": _list(_object({"measure": _STR, "reason": _STR})),
+            "verdict": verdict,
+        },
+    )
+
+
+def manifest_schema() -> Schema:
+    """manifest.json of a trace folder."""
+    source = _object(
+        {
+            "file": _STR,
+            "bytes": _COUNT,
+            "format": _said(_or_null(_STR), "null: not read"),
+            "container": _or_null(_STR),
+            "detected_by": _STR,
+        }
+    )
+    return _file(
+        "manifest.json",
+        {
+            "kind": {"const": "traceprof-trace"},
+            "schema_version": {"const": schema.TRACE_SCHEMA_VERSION},
+            "traceprof_version": _STR,
+            "created_at": _STR,
+            "records_in": _said(_COUNT, "requests + rejects + skipped"),
+            "requests": _COUNT,
+            "rejects": _COUNT,
+            "skipped": _COUNT,
+            "source_records": _said(_COUNT, "records of the files; a conversation is one, and several requests"),
+            "rejects_by_reason": _map(_COUNT),
+            "skipped_by_reason": _map(_COUNT),
+            "order": {"enum": ["arrival", "file"]},
+            "privacy": {"enum": ["text", "tokens", "hashes"]},
+            "options": {"type": "object"},
+            "inputs": _list(_STR),
+            "sources": _list(source),
+            "formats": _map(_COUNT),
+        },
+    )
+
+
+def table_schema(name: str) -> Schema:
+    """One Parquet table of a trace or profile: its columns with Arrow type, nullability and meaning."""
+    columns = [
+        {"name": c.name, "type": str(c.type), "nullable": c.nullable, "meaning": c.meaning}
+        for c in schema.FILES[name]
+    ]
+    return {"table": name, "columns": columns}
+
+
+def _file(name: str, properties: dict[str, Schema]) -> Schema:
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name, **_object(properties)}
+
+
+def files() -> dict[str, str]:
+    """Name and text of every file of schemas/."""
+    found = {"profile.schema.json": profile_schema(), "manifest.schema.json": manifest_schema()}
+    for name in schema.FILES:
+        found[f"{name.replace('/', '-')}.columns.json"] = table_schema(name)
+    return {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in found.items()}
+
+
+def main(folder: str) -> None:
+    """Write schemas/."""
+    for name, text in files().items():
+        (Path(folder) / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
