@@ -279,11 +279,9 @@ def _sample(head: bytes, whole: bool) -> tuple[str, list[Any]]:
     parsed: list[Any] = []
     for line in lines:
         if line[:1] in (b"{", b"["):
-            try:
-                value = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue
-            parsed.extend(value if isinstance(value, list) else [value])
+            with contextlib.suppress(BadRecord):
+                value = parse(line)
+                parsed.extend(value if isinstance(value, list) else [value])
     records = [v for v in parsed if isinstance(v, dict)]
     if records or first in (b"{", b"["):
         return "jsonl", records[:200]
@@ -300,8 +298,8 @@ def _sample(head: bytes, whole: bool) -> tuple[str, list[Any]]:
 
 def _is_json(line: bytes) -> bool:
     try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
+        parse(line)
+    except BadRecord:
         return False
     return True
 
@@ -316,10 +314,8 @@ def _elements_sample(head: bytes) -> list[Any]:
     out = []
     for _, raw in elements(io.BytesIO(head), limit=HEAD_BYTES):
         if isinstance(raw, bytes):
-            try:
-                out.append(orjson.loads(raw))
-            except orjson.JSONDecodeError:
-                break
+            with contextlib.suppress(BadRecord):
+                out.append(parse(raw))
         if len(out) >= 200:
             break
     return out

@@ -70,11 +70,11 @@ def tokenize(
 ) -> TokenizerInfo | None:
     """Write tokens/ for every request whose text the trace holds; ids and hashes that the log itself gave are kept.
 
-    Returns None, and changes nothing, when the trace has no text. Raises TraceprofError when the tokenizer or the
+    Returns None, and changes nothing, when no prompt is known as text alone. Raises TraceprofError when the tokenizer or the
     template cannot be loaded.
     """
     parts = trace.parts("content")
-    if not parts:
+    if not any(_needs(part) for part in parts):
         return None
     say = progress or (lambda what, done, total: None)
     sizes = [p.stat().st_size for p in trace.parts("content")]
@@ -91,6 +91,13 @@ def tokenize(
             done += sizes[min(number, len(sizes) - 1)]
             say("tokenize", done, sum(sizes))
     return tokenizer_of(trace)
+
+
+def _needs(content: Path) -> bool:
+    """Whether a part has prompts of which only the text is known."""
+    requests = content.parent.parent / "requests" / content.name
+    level = pq.read_table(requests, columns=["content_level"]).column("content_level").cast(pa.string())
+    return bool(pc.any(pc.equal(level, "text")).as_py())
 
 
 _LOADED: dict[tuple[str | None, str | None], Tokenizer] = {}  # a worker's own, between parts

@@ -32,7 +32,7 @@ def command(
     if as_json:
         opt.print_json(None if info is None else info._asdict())
     elif info is None:
-        click.echo("the trace holds no text: nothing to tokenize")
+        click.echo("no prompt is known as text alone: nothing to tokenize")
     elif not quiet:
         click.echo(
             f"tokens of {trace} are those of {info.name}" + ("" if info.exact else ": counts are estimates")

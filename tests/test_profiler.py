@@ -1,0 +1,232 @@
+"""From a log to profile.json: against brute force on random logs, and by what must hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import naive
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from traceprof.errors import TraceprofError
+from traceprof.ingest import Options, ingest
+from traceprof.profiler import BLOCKS, open_profile, profile
+from traceprof.tokens import tokenize
+
+ROOT = Path(__file__).parent.parent
+SCHEMA = jsonschema.Draft202012Validator(json.loads((ROOT / "schemas" / "profile.schema.json").read_text()))
+
+
+def run(lines, folder, **options):
+    """The profile of a log given as JSON values."""
+    log = folder / "log.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trace = ingest([log], folder / "trace", Options(**options))
+    tokenize(trace)
+    found = profile(trace, folder / "profile")
+    assert json.loads(json.dumps(found)) == open_profile(folder / "profile")
+    SCHEMA.validate(json.loads(json.dumps(found)))
+    return found
+
+
+def completion(ids, at, end=None, model="m", output=None, **more):
+    """One OpenAI text completion of token ids, with times in seconds."""
+    line = {"timestamp": 1_700_000_000 + at, "request": {"model": model, "prompt": ids}, **more}
+    if end is not None:
+        line["end_time"] = 1_700_000_000 + end
+    if output is not None:
+        line["response"] = {"model": model, "choices": [{"text": "x", "token_ids": output, "finish_reason": "stop"}]}
+    return line
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 2), max_size=40),  # prompt, over few ids so that prefixes are shared
+        st.integers(0, 20),  # arrival
+        st.integers(0, 9),  # how long it takes
+        st.sampled_from(["m", "n"]),
+        st.lists(st.integers(0, 2), max_size=4),  # output
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(REQUESTS)
+def test_hits_equal_brute_force(tmp_path_factory, requests):
+    """Every block size, with and without outputs, per model, ties in input order, empty prompts: as counted by hand."""
+    folder = tmp_path_factory.mktemp("log")
+    found = run([completion(p, a, a + d, m, o) for p, a, d, m, o in requests], folder)
+    ordered = sorted(requests, key=lambda r: r[1])  # stable: ties stay in input order
+    hits = []
+    with_outputs = []
+    for i, (prompt, arrival, _, model, _) in enumerate(ordered):
+        before = [r for r in ordered[:i] if r[3] == model]
+        seen = [r[0] for r in before]
+        hits.append(max((common(prompt, s) for s in seen), default=0))
+        seen += [r[0] + r[4] for r in before if r[1] + r[2] <= arrival]
+        with_outputs.append(max((common(prompt, s) for s in seen), default=0))
+    total = sum(len(r[0]) for r in requests)
+    for b in BLOCKS:
+        assert found["prefix"]["hit_tokens"][str(b)] == sum(h // b * b for h in hits)
+        assert found["prefix"]["with_outputs"]["hit_tokens"][str(b)] == sum(h // b * b for h in with_outputs)
+        rate = found["prefix"]["hit_rate"][str(b)]
+        assert rate is None if total == 0 else rate == pytest.approx(sum(h // b * b for h in hits) / total)
+    assert found["prefix"]["requests_with_hit"] == sum(h > 0 for h in hits)
+    assert found["tokens"]["distinct"] == total - sum(hits)
+    table = pl.read_parquet(folder / "profile" / "requests.parquet")
+    assert table["hit_tokens_1"].to_list() == hits
+    assert table["hit_tokens_1_with_outputs"].to_list() == with_outputs
+    by_model = found["prefix"]["by_model"]
+    assert sum(g["hit_tokens"]["1"] for g in by_model.values()) == sum(hits)
+
+
+def common(a, b):
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(REQUESTS, st.integers(1, 80))
+def test_curve_equals_an_lru_cache_of_that_size(tmp_path_factory, requests, capacity):
+    """mrc.parquet read at a capacity is what an LRU over prefix states serves."""
+    folder = tmp_path_factory.mktemp("log")
+    run([completion(p, a, a + d, m) for p, a, d, m, _ in requests], folder)
+    ordered = sorted(requests, key=lambda r: r[1])
+    twins = [naive.Request(tuple(r[0]), root="mn".index(r[3]), tokens=len(r[0])) for r in ordered]
+    expected = naive.hits_at_capacity(twins, capacity)
+    points = pl.read_parquet(folder / "profile" / "mrc.parquet")
+    at = np.interp(capacity, points["capacity_tokens"], points["hit_tokens"]) if len(points) else 0
+    assert round(float(at)) == expected
+
+
+def test_order_of_the_file_changes_nothing_but_ties(tmp_path):
+    """A log back to front, or cut in two files, gives the same numbers."""
+    lines = [completion([1, 2, 3, i % 3, i], i, i + 2) for i in range(9)]
+    one = run(lines, tmp_path)
+    (tmp_path / "r").mkdir()
+    two = run(lines[::-1], tmp_path / "r")
+    (tmp_path / "parts").mkdir()
+    for k in (0, 1):
+        (tmp_path / "parts" / f"{k}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines[k * 5 : k * 5 + 5]))
+    three = profile(ingest([tmp_path / "parts"], tmp_path / "t3"), tmp_path / "p3")
+    assert one["prefix"]["hit_tokens"] == two["prefix"]["hit_tokens"] == three["prefix"]["hit_tokens"]
+    assert one["concurrency"] == two["concurrency"] == three["concurrency"]
+
+
+def test_file_order_is_kept_when_asked(tmp_path):
+    """--order file: the earlier line warms the cache, whatever its time."""
+    lines = [completion([1, 2, 3, 4], 10), completion([1, 2], 0)]
+    assert run(lines, tmp_path)["prefix"]["hit_tokens"]["1"] == 2
+    (tmp_path / "f").mkdir()
+    found = run(lines, tmp_path / "f", order="file")
+    assert found["prefix"]["hit_tokens"]["1"] == 2
+    assert pl.read_parquet(tmp_path / "f/profile/requests.parquet")["hit_tokens_1"].to_list() == [0, 2]
+    assert pl.read_parquet(tmp_path / "profile/requests.parquet")["hit_tokens_1"].to_list() == [0, 2]
+
+
+def test_where_sharing_comes_from(tmp_path):
+    """by_origin: what the same session had sent before, and the rest; they sum to the hit rate."""
+    lines = [
+        completion([1, 2, 3, 4], 0, session_id="a"),
+        completion([1, 2, 9, 9], 1, session_id="b"),  # 2 from a
+        completion([1, 2, 3, 4, 5, 6], 2, session_id="a"),  # 4 from a itself
+        completion([1, 2], 3),  # no session: 2 from others
+    ]
+    found = run(lines, tmp_path)["prefix"]
+    assert found["by_origin"] == {"same_session": 4 / 16, "other_sessions": 4 / 16}
+    assert found["hit_rate"]["1"] == 8 / 16
+
+
+def test_models_tenants_and_salts_do_not_share(tmp_path):
+    """A model, and a cache_salt, is a cache of its own; tenants share one."""
+    ids = list(range(8))
+    lines = [
+        completion(ids, 0, model="a", tenant="x"),
+        completion(ids, 1, model="b", tenant="x"),
+        completion(ids, 2, model="a", tenant="y"),
+        {**completion(ids, 3, model="a"), "request": {"model": "a", "prompt": ids, "cache_salt": "s"}},
+    ]
+    found = run(lines, tmp_path)["prefix"]
+    assert found["hit_tokens"]["1"] == 8
+    assert found["by_tenant"]["y"]["hit_tokens"]["1"] == 8
+    assert found["by_model"]["b"]["hit_tokens"]["1"] == 0
+
+
+def test_a_gateway_cache_hit_is_no_engine_load(tmp_path):
+    """Answers of a response cache are left out of prefixes and concurrency, and counted as left out."""
+    base = {
+        "call_type": "acompletion", "status": "success", "model_parameters": {}, "model": "m", "response": {},
+        "messages": [{"role": "user", "content": "hello there, how are you today"}], "stream": True, "metadata": {},
+    }  # fmt: skip
+    times = {"startTime": 1.7e9, "endTime": 1.7e9 + 1, "completionStartTime": 1.7e9}
+    lines = [{**base, **times, "id": "1"}, {**base, **times, "id": "2", "cache_hit": True}]
+    found = run(lines, tmp_path)
+    assert found["prefix"]["requests"] == 1
+    assert found["concurrency"]["peak"] == 1
+    assert any("response cache" in one["reason"] for one in found["left_out"])
+
+
+def test_lengths_only_traces_get_what_they_can_support(tmp_path):
+    """No prompt identity: no prefix part, and the profile says why."""
+    log = tmp_path / "a.csv"
+    log.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,10,2\n2023-11-16 18:00:02.0,30,4\n")
+    found = profile(ingest([log], tmp_path / "t"), tmp_path / "p")
+    SCHEMA.validate(json.loads(json.dumps(found)))
+    assert found["prefix"] is None and found["cache"] is None
+    assert found["lengths"]["input"]["mean"] == 20
+    assert found["concurrency"]["measured"] is False
+    assert {one["measure"] for one in found["left_out"]} >= {"shared prefixes, miss-ratio curve"}
+
+
+def test_block_hashes_keep_to_their_unit_and_their_file(tmp_path):
+    """Only multiples of the unit exist; the last partial block counts with its true tokens; files do not share ids."""
+    rows = [
+        {"timestamp": 0, "input_length": 1100, "output_length": 1, "hash_ids": [1, 2, 3]},
+        {"timestamp": 10, "input_length": 1100, "output_length": 1, "hash_ids": [1, 2, 3]},
+        {"timestamp": 20, "input_length": 1536, "output_length": 1, "hash_ids": [1, 2, 4]},
+    ]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    one = profile(ingest([tmp_path / "a.jsonl"], tmp_path / "t1"), tmp_path / "p1")["prefix"]
+    assert one["hit_tokens"] == {**{str(b): None for b in BLOCKS}, "512": 1100 + 1024}
+    both = profile(ingest([tmp_path / "*.jsonl"], tmp_path / "t2"), tmp_path / "p2")["prefix"]
+    assert both["hit_tokens"]["512"] == 2 * (1100 + 1024)
+    assert both["radix_tree"]["nodes"] == 2 * one["radix_tree"]["nodes"]
+
+
+def test_mixed_units_are_profiled_apart(tmp_path):
+    """Token ids and block hashes in one trace: the larger group is measured, the other is named."""
+    (tmp_path / "a.jsonl").write_text(json.dumps(completion([1, 2], 0)) + "\n")
+    row = {"timestamp": 0, "input_length": 600, "output_length": 1, "hash_ids": [1, 2]}
+    (tmp_path / "b.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    found = profile(ingest([tmp_path / "*.jsonl"], tmp_path / "t"), tmp_path / "p")
+    assert found["tokenizer"]["unit"] == 512
+    assert any("profile them apart" in one["reason"] for one in found["left_out"])
+
+
+def test_top_prefix_shows_the_text_it_starts_with(tmp_path):
+    """Previews come from the trace's own tokenizer."""
+    system = {"role": "system", "content": "You are the night porter of a small hotel in Trieste. " * 5}
+    lines = [
+        {"timestamp": 1.7e9 + i, "request": {"model": "m", "messages": [system, {"role": "user", "content": f"{i} please"}]}}
+        for i in range(6)
+    ]
+    best = run(lines, tmp_path)["prefix"]["top_prefixes"][0]
+    assert best["requests"] == 6
+    assert best["saved_tokens"] == 5 * best["tokens"]
+    assert "night porter" in best["preview"]
+    assert len(best["preview"]) <= 160
+
+
+def test_a_folder_that_is_no_trace_is_named(tmp_path):
+    """One line with the path and what to do."""
+    with pytest.raises(TraceprofError, match=r"no such trace folder; make one"):
+        from traceprof.trace import Trace
+
+        Trace(tmp_path / "none")
