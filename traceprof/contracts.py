@@ -28,7 +28,9 @@ def _or_null(what: Schema) -> Schema:
     return {"anyOf": [what, {"type": "null"}]}
 
 
-def _object(properties: dict[str, Schema], means: str | None = None, optional: tuple[str, ...] = ()) -> Schema:
+def _object(
+    properties: dict[str, Schema], means: str | None = None, optional: tuple[str, ...] = ()
+) -> Schema:
     found: Schema = {
         "type": "object",
         "properties": properties,
@@ -49,14 +51,18 @@ def _said(what: Schema, means: str) -> Schema:
     return {**what, "description": means}
 
 
-_HITS = _object({b: _or_null(_COUNT) for b in _BLOCKS}, "tokens, by block size; null where the trace cannot tell")
+_HITS = _object(
+    {b: _or_null(_COUNT) for b in _BLOCKS}, "tokens, by block size; null where the trace cannot tell"
+)
 _RATES = _object({b: _or_null(_RATE) for b in _BLOCKS}, "hit tokens / input tokens, by block size")
 _GROUP = _object({"requests": _COUNT, "input_tokens": _COUNT, "hit_tokens": _HITS, "hit_rate": _RATES})
 _LENGTHS = _object(
     {
-        **{k: _NUM for k in ("mean", "p50", "p90", "p95", "p99")},
+        **dict.fromkeys(("mean", "p50", "p90", "p95", "p99"), _NUM),
         "max": _COUNT,
-        "histogram": _said(_list(_list(_COUNT)), "[lower, upper, count]: requests with lower <= tokens < upper"),
+        "histogram": _said(
+            _list(_list(_COUNT)), "[lower, upper, count]: requests with lower <= tokens < upper"
+        ),
     }
 )
 _LEVELS = {"mean": _NUM, "p50": _COUNT, "p95": _COUNT, "p99": _COUNT, "peak": _COUNT}
@@ -98,7 +104,9 @@ def profile_schema() -> Schema:
             "mean_of_requests": _RATES,
             "requests_with_hit": _COUNT,
             "redundant_tokens": _said(_COUNT, "input tokens - distinct tokens"),
-            "radix_tree": _object({k: _COUNT for k in ("nodes", "leaves", "max_depth", "max_depth_tokens")}),
+            "radix_tree": _object(
+                dict.fromkeys(("nodes", "leaves", "max_depth", "max_depth_tokens"), _COUNT)
+            ),
             "by_origin": _said(
                 _or_null(_object({"same_session": _RATE, "other_sessions": _RATE})),
                 "parts of the hit rate at the finest unit, which they sum to",
@@ -122,18 +130,28 @@ def profile_schema() -> Schema:
     cache = _object(
         {
             "mrc": _said(_list({"type": "array"}), "[capacity in tokens, hit rate], exact at each capacity"),
-            "working_set_tokens": _object({q: _COUNT for q in ("50%", "90%", "99%", "100%")}),
+            "working_set_tokens": _object(dict.fromkeys(("50%", "90%", "99%", "100%"), _COUNT)),
             "memory_marks": _list(_object({"label": _STR, "capacity_tokens": _COUNT, "hit_rate": _RATE})),
             "policy": _STR,
             "engines": {"type": "object"},
         }
     )
     concurrency = _object(
-        {**_LEVELS, "busy": _object({**_LEVELS, "share_of_time": _RATE}), "measured": _BOOL, "how": _or_null(_STR)}
+        {
+            **_LEVELS,
+            "busy": _object({**_LEVELS, "share_of_time": _RATE}),
+            "measured": _BOOL,
+            "how": _or_null(_STR),
+        }
     )
-    arrivals = _object({k: _NUM for k in ("rate_mean", "rate_peak_1s", "cv", "burstiness")})
+    arrivals = _object(dict.fromkeys(("rate_mean", "rate_peak_1s", "cv", "burstiness"), _NUM))
     sessions = _object(
-        {"count": _COUNT, "turns_mean": _NUM, "turns_max": _COUNT, "think_time_p50": _said(_or_null(_NUM), "s")}
+        {
+            "count": _COUNT,
+            "turns_mean": _NUM,
+            "turns_max": _COUNT,
+            "think_time_p50": _said(_or_null(_NUM), "s"),
+        }
     )
     reported = _object(
         {
@@ -212,7 +230,9 @@ def manifest_schema() -> Schema:
             "requests": _COUNT,
             "rejects": _COUNT,
             "skipped": _COUNT,
-            "source_records": _said(_COUNT, "records of the files; a conversation is one, and several requests"),
+            "source_records": _said(
+                _COUNT, "records of the files; a conversation is one, and several requests"
+            ),
             "rejects_by_reason": _map(_COUNT),
             "skipped_by_reason": _map(_COUNT),
             "order": {"enum": ["arrival", "file"]},

@@ -8,6 +8,7 @@ Requests are held in memory as a narrow table; tokens stream through the tree ch
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +26,7 @@ from traceprof.load.arrivals import arrivals
 from traceprof.load.lengths import lengths
 from traceprof.load.sessions import sessions
 from traceprof.prefix.reuse import MissRatioCurve
-from traceprof.prefix.tree import NO_END, RadixTree, Stats, TopPrefix, TreeWithOutputs, hit_tokens
+from traceprof.prefix.tree import NO_END, RadixTree, ReuseRuns, Stats, TopPrefix, TreeWithOutputs, hit_tokens
 from traceprof.tokenizer import load as load_tokenizer
 from traceprof.tokens import TokenizerInfo, chunks, tokenizer_of
 from traceprof.trace import Trace, staged, write_json
@@ -278,27 +279,23 @@ def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Prog
     matched_in_session, matched_with_outputs = matched.copy(), matched.copy()
     runs = []
     done = 0
-    for piece in _pieces(trace, prompts, outputs=chat is not None):
-        at, roots, tokens = piece.at, prompts.roots[piece.at], prompts.tokens[piece.at]
-        found = tree.insert(piece.symbols, piece.offsets, roots, tokens)
-        matched[at] = found.matched
-        runs.append(found.runs)
-        if sessions is not None and apart is not None:
-            matched_in_session[at] = sessions.insert(piece.symbols, piece.offsets, apart[at], tokens).matched
-        if chat is not None:
-            matched_with_outputs[at] = chat.insert(
-                piece.symbols,
-                piece.offsets,
-                piece.output_symbols,
-                piece.output_offsets,
-                arrival_us=start[at],
-                end_us=end[at],
-                has_output=piece.output_known,
-                roots=roots,
-                tokens=tokens,
-            )
-        done += int(tokens.sum())
-        say("prefix tree", done, total)
+    with ThreadPoolExecutor(2) as threads:  # the kernels hold no interpreter lock
+        for piece in _pieces(trace, prompts, outputs=chat is not None):
+            at, roots, tokens = piece.at, prompts.roots[piece.at], prompts.tokens[piece.at]
+            waiting: list[Future[Any]] = []
+            if chat is not None:
+                waiting.append(
+                    threads.submit(_insert_chat, chat, piece, start, end, roots, tokens, matched_with_outputs)
+                )
+            if sessions is not None and apart is not None:
+                waiting.append(
+                    threads.submit(_insert, sessions, piece, apart[at], tokens, matched_in_session)
+                )
+            runs.append(_insert(tree, piece, roots, tokens, matched))
+            for one in waiting:
+                one.result()
+            done += int(tokens.sum())
+            say("prefix tree", done, total)
     curve = MissRatioCurve(
         np.concatenate([r.start for r in runs]) if runs else np.empty(0, np.int64),
         np.concatenate([r.length for r in runs]) if runs else np.empty(0, np.int64),
@@ -313,6 +310,40 @@ def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Prog
         tree.stats(),
         top,
         [tree.prefix_symbols(one.node)[:PREVIEW_CHARS] for one in top],
+    )
+
+
+def _insert(
+    tree: RadixTree,
+    piece: _Piece,
+    roots: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    into: NDArray[np.int64],
+) -> ReuseRuns:
+    found = tree.insert(piece.symbols, piece.offsets, roots, tokens)
+    into[piece.at] = found.matched
+    return found.runs
+
+
+def _insert_chat(
+    chat: TreeWithOutputs,
+    piece: _Piece,
+    start: NDArray[np.int64],
+    end: NDArray[np.int64],
+    roots: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    into: NDArray[np.int64],
+) -> None:
+    into[piece.at] = chat.insert(
+        piece.symbols,
+        piece.offsets,
+        piece.output_symbols,
+        piece.output_offsets,
+        arrival_us=start[piece.at],
+        end_us=end[piece.at],
+        has_output=piece.output_known,
+        roots=roots,
+        tokens=tokens,
     )
 
 

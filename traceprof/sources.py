@@ -291,7 +291,7 @@ def _sample(head: bytes, whole: bool) -> tuple[str, list[Any]]:
         )
     except csv.Error:
         rows = []
-    if rows and len(rows[0]) > 1:
+    if rows and len(rows[0].keys() - {None}) > 1:
         return "csv", [{k: v for k, v in row.items() if k is not None} for row in rows]
     return "jsonl", []
 
@@ -307,7 +307,8 @@ def _is_json(line: bytes) -> bool:
 def _pretty(head: bytes) -> bool:
     """Whether the head looks like one document printed over many lines."""
     lines = head.lstrip().split(b"\n", 2)
-    return lines[0].strip() == b"{" or (len(lines) > 1 and lines[1][:1] in (b" ", b"\t"))
+    second = lines[1] if len(lines) > 1 else b""
+    return second[:1] in (b" ", b"\t") or (lines[0].strip() == b"{" and second[:1] != b"{")
 
 
 def _elements_sample(head: bytes) -> list[Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import json
 import os
 import shutil
@@ -42,14 +43,14 @@ class Trace:
         file = self.path / MANIFEST
         try:
             self.manifest: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             what = "not a trace folder (no manifest.json)" if self.path.is_dir() else "no such trace folder"
             raise TraceprofError(
                 what, path=self.path, remedy="make one with: traceprof ingest LOG -o TRACE"
             ) from None
         except (ValueError, OSError) as bad:
             raise TraceprofError(f"unreadable manifest: {bad}", path=file, remedy="ingest again") from None
-        if self.manifest.get("kind") != "traceprof-trace":
+        if not isinstance(self.manifest, dict) or self.manifest.get("kind") != "traceprof-trace":
             raise TraceprofError(
                 "not a traceprof manifest", path=file, remedy="give the folder that ingest wrote"
             )
@@ -114,7 +115,7 @@ def _umask() -> int:
 
 def _sweep(parent: Path, name: str) -> None:
     """Remove what runs that are no longer alive left behind."""
-    for old in parent.glob(f".{name}.*.partial"):
+    for old in parent.glob(f".{glob.escape(name)}.*.partial"):
         pid = old.name[len(name) + 2 :].partition("-")[0]
         if pid.isdigit() and not _alive(int(pid)):
             shutil.rmtree(old, ignore_errors=True)
@@ -150,4 +151,5 @@ def _swap(stage: Path, target: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON with a final newline; keys keep their order."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    words = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    path.write_bytes(words.encode("utf-8", "replace"))  # a file name need not be UTF-8

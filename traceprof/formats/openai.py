@@ -364,7 +364,7 @@ def _times(out: Request, wrapper: dict[str, Any], roles: _Roles) -> None:
 def _float(value: Any) -> float | None:
     try:
         return float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

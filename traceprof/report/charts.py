@@ -7,9 +7,12 @@ page follows the reader's light or dark setting without drawing a chart again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
+import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +116,24 @@ def javascript() -> str:
     """Vega, Vega-Lite and vega-embed as one script that sets `vegaEmbed` and needs no network; about 900 kB."""
     import vl_convert
 
+    kept = _cache() / f"vega-{metadata.version('vl-convert-python')}-{_vl_version()}.js"
+    try:
+        return kept.read_text("utf-8")
+    except OSError:
+        pass
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_vl_version())
-    return bundle.replace("</script", r"<\/script").replace("<!--", r"<\!--").replace("\r\n", "\n")
+    bundle = bundle.replace("</script", r"<\/script").replace("<!--", r"<\!--").replace("\r\n", "\n")
+    with contextlib.suppress(OSError):  # no place to keep it: the next page takes its three seconds again
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(f".{os.getpid()}")
+        part.write_text(bundle, "utf-8")
+        part.replace(kept)
+    return bundle
+
+
+def _cache() -> Path:
+    """The user's cache folder, where the bundled runtime is kept: bundling takes three seconds."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "traceprof"
 
 
 def _vl_version() -> str:
