@@ -16,9 +16,8 @@ import profile_example
 import pytest
 from rich.console import Console
 
-from traceprof import report
 from traceprof.errors import UsageError
-from traceprof.report import charts
+from traceprof.report import charts, document, words
 from traceprof.report.html import render_html
 from traceprof.report.json import render_json
 from traceprof.report.markdown import render_markdown
@@ -65,7 +64,7 @@ class Page(HTMLParser):
 
 
 def text_of(
-    profile, *, width=80, folder=None, color=None, encoding="utf-8", path="out/report.html", tty=False
+    profile, *, width=80, folder=None, color=None, encoding="utf-8", path="out/document.html", tty=False
 ):
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
@@ -118,7 +117,7 @@ def test_every_variant_renders_as_markdown_json_and_text(variant):
         cells = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(cells) == 1, f"ragged table in {name}: {block[:200]}"
     plain = text_of(profile, folder=folder)
-    assert "\x1b" not in plain and "out/report.html" in plain
+    assert "\x1b" not in plain and "out/document.html" in plain
     if name != "hostile":
         assert json.loads(render_json(profile))["schema_version"] == 1
         assert not re.search(r"\b(None|nan)\b", told + plain)
@@ -135,7 +134,7 @@ def test_any_top_level_key_may_be_missing_or_null(key):
     drawn = key in ("prefix", "cache", "lengths", "tokenizer")
     for lack in ({}, {key: None}):
         profile = {k: v for k, v in profile_example.example().items() if k != key} | lack
-        assert report.document(profile).answer
+        assert document.document(profile).answer
         assert render_markdown(profile).startswith("# ")
         assert not drawn or charts.charts(profile)
         assert "\x1b" not in text_of(profile)
@@ -155,12 +154,12 @@ def test_any_nested_key_may_be_null(path):
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = None
-    document = report.document(profile)
+    told = document.document(profile)
     assert all(
         isinstance(cell.text, str)
-        for s in document.sections
+        for s in told.sections
         for p in s.parts
-        if isinstance(p, report.Table)
+        if isinstance(p, document.Table)
         for row in p.rows
         for cell in row
     )
@@ -178,7 +177,7 @@ def test_entries_of_lists_may_lack_any_key(key):
     profile = profile_example.example()
     place = {"top_prefixes": "prefix", "memory_marks": "cache", "reasons": "verdict"}.get(key)
     (profile[place] if place else profile)[key] = [{}]
-    report.document(profile)
+    document.document(profile)
     charts.charts(profile)
     text_of(profile)
 
@@ -219,7 +218,7 @@ def test_the_page_answers_first_and_warns_of_estimates_before_any_table(example_
 
 
 def test_what_a_trace_lacks_is_said_and_nothing_is_made_up():
-    told = report.document(profile_example.lengths_only())
+    told = document.document(profile_example.lengths_only())
     assert told.answer[0] == "How much of what you send has been seen before cannot be told from this log."
     assert told.answer[-1].startswith("That favours no engine clearly (low confidence)")
     assert any(notice.startswith("Concurrency is an estimate") for notice in told.notices)
@@ -228,7 +227,7 @@ def test_what_a_trace_lacks_is_said_and_nothing_is_made_up():
 
 
 def test_a_trace_of_hashes_tells_its_own_block_size():
-    told = report.document(profile_example.hash_trace())
+    told = document.document(profile_example.hash_trace())
     assert told.answer[0] == "46.9 % of what you send has been seen before."
     assert "in whole blocks of 512 tokens" in told.answer[1]
     assert told.figures[0].note == "ceiling for any prefix cache, blocks of 512"
@@ -242,7 +241,7 @@ def test_a_trace_of_hashes_tells_its_own_block_size():
 
 
 def test_one_request_is_told_in_the_singular():
-    told = report.document(profile_example.single_request())
+    told = document.document(profile_example.single_request())
     assert told.answer[0] == "Nothing you send has been seen before."
     assert told.subtitle.startswith("1 request, 812 input tokens")
     assert "On average 1 request is in flight at once" in told.answer[2]
@@ -251,9 +250,9 @@ def test_one_request_is_told_in_the_singular():
 def test_a_checked_verdict_says_by_what():
     profile = profile_example.example()
     profile["verdict"]["checked_by"] = "replay"
-    assert "a replay on live engines checked it" in report.favours(profile)
+    assert "a replay on live engines checked it" in document.favours(profile)
     profile["verdict"]["checked_by"] = "simulation"
-    assert "checked by simulation; only a replay" in report.favours(profile)
+    assert "checked by simulation; only a replay" in document.favours(profile)
 
 
 def test_charts_come_with_the_numbers_they_need_and_not_without(tmp_path):
@@ -318,9 +317,8 @@ def test_the_summary_fits_80_columns_and_is_plain_in_a_pipe(tmp_path):
         "     18.2 M     4.8 k     3.8 k  You are a senior software engineer",
         "  mean 23.4  p50 19  p95 80  p99 110  peak 187",
         "Verdict  SGLang, moderate confidence",
-        "Only a replay on your hardware proves it: traceprof replay",
         "  - time to first token: the log has no first-token times",
-        "Report  out/report.html",
+        "Report  out/document.html",
     ):
         assert text in told
     assert re.search(r"^  [▁▂▃▄▅▆▇█]{76}$", told, re.M), "no line of arrivals over time"
@@ -354,7 +352,7 @@ def test_an_ascii_console_gets_ascii(name):
 
 
 def test_a_long_report_path_stays_in_one_piece():
-    path = "/very" + "/long" * 40 + "/report.html"
+    path = "/very" + "/long" * 40 + "/document.html"
     assert f"Report  {path}\n" in text_of(profile_example.example(), path=path)
 
 
@@ -408,7 +406,7 @@ def test_charts_take_hostile_text_as_data_values_only(tmp_path):
         for path, text in _strings(chart.to_dict()):
             if "alert" in text or "datum[" in text or "WWWW" in text:
                 assert "values" in path or any("data" in str(p) for p in path), f"{path}: {text[:60]}"
-                assert path[-1] == "label" and len(text) <= report.PREVIEW_LENGTH
+                assert path[-1] == "label" and len(text) <= words.PREVIEW_LENGTH
 
 
 def test_hostile_text_is_plain_on_a_terminal_and_in_markdown():
@@ -434,7 +432,7 @@ def test_examples_in_docstrings_hold(name):
 
 
 def test_altair_and_vl_convert_have_one_home_and_heavy_imports_are_lazy():
-    home = Path(report.__file__).parent
+    home = Path(document.__file__).parent
     heavy = {"altair", "vl_convert", "polars", "jinja2", "markupsafe", "rich", "orjson"}
     for path in home.glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))

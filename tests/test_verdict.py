@@ -64,7 +64,7 @@ def test_every_reason_states_number_and_source():
     for reason in found["reasons"]:
         assert reason["yours"] and reason["source"]
     assert found["checked_by"] is None
-    assert "replay" in found["caveat"]
+    assert "rules of thumb" in found["caveat"]
 
 
 def test_tensorrt_llm_is_named_only_for_one_stable_model():

@@ -9,10 +9,14 @@ the slices of the runs that fall into it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import io
 import itertools
 import os
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -226,8 +230,12 @@ class Workers:
         return self
 
     def __exit__(self, kind: Any, *rest: Any) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(wait=kind is None, cancel_futures=True)
+        if self._executor is None:
+            return
+        if kind is not None:  # end them now: nobody may write to a folder that is about to be removed
+            for process in list((getattr(self._executor, "_processes", None) or {}).values()):
+                process.kill()
+        self._executor.shutdown(cancel_futures=True)
 
     def imap(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """function(*task) for each task, in order; a bounded number of tasks is under way."""
@@ -245,7 +253,8 @@ class Workers:
         waiting: list[Future[Any]] = []
         try:
             for task in tasks:
-                waiting.append(self._executor.submit(function, *task))
+                with _interrupts_held():
+                    waiting.append(self._executor.submit(function, *task))
                 while len(waiting) > self.jobs + 1:
                     yield waiting.pop(0).result()
                 while sum(not f.done() for f in waiting) > self.jobs + 1:
@@ -259,10 +268,27 @@ class Workers:
             ) from None
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits while a worker starts; the worker inherits the mask and never sees it: the command ends it."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
+    if came:
+        raise KeyboardInterrupt
+
+
 def _die_with_parent(parent: int) -> None:
     """A worker ends when the command is killed, also by SIGKILL (Linux)."""
     import ctypes
-    import signal
     import sys
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -473,7 +499,7 @@ def _csv_records(segment: Segment) -> Iterator[tuple[int, bytes, Any]]:
     taken: list[bytes] = []  # lines that the reader took for the row under way
 
     def lines() -> Iterator[str]:
-        for line in segment.data.splitlines(keepends=True):  # type: ignore[union-attr]
+        for line in io.BytesIO(segment.data):  # type: ignore[arg-type]
             taken.append(line)
             yield line.decode("utf-8", "surrogateescape")
 

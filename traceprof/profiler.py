@@ -27,6 +27,7 @@ from traceprof.load.lengths import lengths
 from traceprof.load.sessions import sessions
 from traceprof.prefix.reuse import MissRatioCurve
 from traceprof.prefix.tree import NO_END, RadixTree, ReuseRuns, Stats, TopPrefix, TreeWithOutputs, hit_tokens
+from traceprof.tokenizer import Tokenizer
 from traceprof.tokenizer import load as load_tokenizer
 from traceprof.tokens import TokenizerInfo, chunks, tokenizer_of
 from traceprof.trace import Trace, staged, write_json
@@ -126,6 +127,7 @@ def profile(
     profile["sessions"] = _sessions_part(rows, left_out)
     profile["reported"] = _reported(rows)
     profile["breakers"] = []
+    left_out.append({"measure": "what breaks sharing", "reason": "this version does not look for it yet"})
     profile["left_out"] = left_out
     profile["verdict"] = verdict(profile)
     with staged(out, mine=PROFILE_FILE) as stage:
@@ -309,7 +311,7 @@ def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Prog
         curve,
         tree.stats(),
         top,
-        [tree.prefix_symbols(one.node)[:PREVIEW_CHARS] for one in top],
+        [tree.prefix_symbols(one.node) for one in top],
     )
 
 
@@ -805,7 +807,14 @@ def _previews(trace: Trace, info: TokenizerInfo | None, prompts: Prompts, prefix
         return nothing
     if tokenizer.digest != info.digest:
         return nothing
-    return [" ".join(tokenizer.decode(ids).split())[:PREVIEW_CHARS] for ids in prefix.top_symbols]
+    return [_preview(tokenizer, ids, prefix.top_symbols) for ids in prefix.top_symbols]
+
+
+def _preview(tokenizer: Tokenizer, ids: NDArray[Any], others: list[NDArray[Any]]) -> str:
+    """How a prefix starts; one that continues another of the list, how it goes on from there."""
+    shown = max((len(o) for o in others if len(o) < len(ids) and np.array_equal(o, ids[: len(o)])), default=0)
+    words = " ".join(tokenizer.decode(ids[shown : shown + PREVIEW_CHARS]).split())
+    return ("... " if shown else "") + words[: PREVIEW_CHARS - 4]
 
 
 def _prefix_table(

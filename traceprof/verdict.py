@@ -18,10 +18,7 @@ _USERS_SOURCE = "defaults: Ollama serves 1 request at a time (OLLAMA_NUM_PARALLE
 _MODELS_SOURCE = "convention: from about four models on, loading and memory of models decide"
 _BLOCK_SOURCE = "defaults: SGLang matches single tokens (page size 1), vLLM whole blocks of 16"
 
-CAVEAT = (
-    "These are rules of thumb applied to your numbers. Engines differ with model, hardware and version: "
-    "only a replay of this traffic on your hardware proves it."
-)
+CAVEAT = "These are rules of thumb applied to your numbers. Engines differ with model, hardware and version."
 
 
 def verdict(profile: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ import altair as alt
 from altair.utils import schemapi
 
 from traceprof.errors import UsageError
-from traceprof.report import Profile, about, at, block_rates, clean, histogram, mrc_points, rows_of, short
+from traceprof.report.document import histogram, mrc_points
+from traceprof.report.words import Profile, about, at, block_rates, clean, rows_of, short
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 HEIGHT = 260

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from traceprof.report import Profile
+from traceprof.report.words import Profile
 
 
 def render_json(profile: Profile) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from traceprof.report import Cell, Chart, Profile, Table, document
+from traceprof.report.document import Cell, Chart, Table, document
+from traceprof.report.words import Profile
 
 
 def render_markdown(profile: Profile) -> str:

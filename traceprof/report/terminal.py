@@ -7,26 +7,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traceprof.report import (
+from traceprof.report.document import answer, block_label, confidence_words, histogram, notices, subtitle
+from traceprof.report.words import (
     Profile,
     about,
-    answer,
     at,
-    block_label,
     block_rates,
     clean,
-    confidence_words,
     count,
     duration,
     favourite,
-    histogram,
-    notices,
     number,
     percent,
     plural,
     rows_of,
     short,
-    subtitle,
     table_of,
 )
 
@@ -282,8 +277,13 @@ def _verdict(profile: Profile, page: _Page) -> None:
     caveat = clean(at(profile, "verdict", "caveat"), 600)
     if caveat:
         page.prose(caveat, "dim", indent=2)
-    if at(profile, "verdict", "checked_by") != "replay":
-        page.prose("Only a replay on your hardware proves it: traceprof replay", "dim", indent=2)
+    for other in rows_of(profile, "verdict", "alternatives"):
+        if isinstance(other, dict):
+            page.prose(
+                f"{clean(other.get('engine'), 80)}, when {clean(other.get('when'), 300)}",
+                indent=2,
+                first="or ",
+            )
 
 
 def _reason(reason: Any) -> str:
