@@ -33,7 +33,9 @@ def test_schemas_are_those_of_the_code():
 def test_every_command_is_in_the_readme_and_has_an_example(verb):
     """A command that nobody can find is not there."""
     assert f"traceprof {verb}" in (ROOT / "README.md").read_text("utf-8")
-    run = subprocess.run([sys.executable, "-m", "traceprof.cli.main", verb, "--help"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "traceprof.cli.main", verb, "--help"], capture_output=True, text=True
+    )
     assert run.returncode == 0
     assert f"  traceprof {verb}" in run.stdout
 

@@ -40,7 +40,10 @@ def completion(ids, at, end=None, model="m", output=None, **more):
     if end is not None:
         line["end_time"] = 1_700_000_000 + end
     if output is not None:
-        line["response"] = {"model": model, "choices": [{"text": "x", "token_ids": output, "finish_reason": "stop"}]}
+        line["response"] = {
+            "model": model,
+            "choices": [{"text": "x", "token_ids": output, "finish_reason": "stop"}],
+        }
     return line
 
 
@@ -113,7 +116,9 @@ def test_order_of_the_file_changes_nothing_but_ties(tmp_path):
     two = run(lines[::-1], tmp_path / "r")
     (tmp_path / "parts").mkdir()
     for k in (0, 1):
-        (tmp_path / "parts" / f"{k}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines[k * 5 : k * 5 + 5]))
+        (tmp_path / "parts" / f"{k}.jsonl").write_text(
+            "".join(json.dumps(x) + "\n" for x in lines[k * 5 : k * 5 + 5])
+        )
     three = profile(ingest([tmp_path / "parts"], tmp_path / "t3"), tmp_path / "p3")
     assert one["prefix"]["hit_tokens"] == two["prefix"]["hit_tokens"] == three["prefix"]["hit_tokens"]
     assert one["concurrency"] == two["concurrency"] == three["concurrency"]
@@ -175,7 +180,9 @@ def test_a_gateway_cache_hit_is_no_engine_load(tmp_path):
 def test_lengths_only_traces_get_what_they_can_support(tmp_path):
     """No prompt identity: no prefix part, and the profile says why."""
     log = tmp_path / "a.csv"
-    log.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,10,2\n2023-11-16 18:00:02.0,30,4\n")
+    log.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00.0,10,2\n2023-11-16 18:00:02.0,30,4\n"
+    )
     found = profile(ingest([log], tmp_path / "t"), tmp_path / "p")
     SCHEMA.validate(json.loads(json.dumps(found)))
     assert found["prefix"] is None and found["cache"] is None
@@ -214,7 +221,10 @@ def test_top_prefix_shows_the_text_it_starts_with(tmp_path):
     """Previews come from the trace's own tokenizer."""
     system = {"role": "system", "content": "You are the night porter of a small hotel in Trieste. " * 5}
     lines = [
-        {"timestamp": 1.7e9 + i, "request": {"model": "m", "messages": [system, {"role": "user", "content": f"{i} please"}]}}
+        {
+            "timestamp": 1.7e9 + i,
+            "request": {"model": "m", "messages": [system, {"role": "user", "content": f"{i} please"}]},
+        }
         for i in range(6)
     ]
     best = run(lines, tmp_path)["prefix"]["top_prefixes"][0]

@@ -16,11 +16,7 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_help_loads_no_heavy_library():
     """`traceprof --help` imports click and the commands' heads, nothing else."""
-    statement = (
-        "from traceprof.cli.main import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass"
-    )
+    statement = "from traceprof.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     code = f"import sys\n{statement}\nprint(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in run.stdout.splitlines()[-1].split()}

@@ -617,3 +617,12 @@ def test_batch_equals_its_rows_one_by_one(small, rows):
         assert row_ids(getattr(together, side), getattr(together, f"{side}_valid")) == [
             row_ids(getattr(one, side), getattr(one, f"{side}_valid"))[0] for one in alone
         ]
+
+
+def test_a_template_that_always_asks_for_an_answer_does_not_lengthen_outputs():
+    """Some templates ignore add_generation_prompt; what they append after an answer was not generated."""
+    always = tk.ChatTemplate(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|end|>{% endfor %}<assistant>",
+        end_of_turn=("<|end|>",),
+    )
+    assert requests(made(byte_bpe(), template=always), (HI, None, None, "fine"))[1] == ["fine"]

@@ -737,10 +737,8 @@ class RunWriter:
                 path = self.folder / f"{name}.arrow"
                 self._files[name] = _new_ipc(path, batch.schema, self.options.spool_compression)
             self._files[name].write_batch(batch)
-        self.run.has_content |= any(content[c].count(None) < len(rows) for c in _TEXT)
-        self.run.has_tokens |= any(
-            any(v is not None for v in tokens[c]) for c in ("input_ids", "block_hashes")
-        )
+        self.run.has_content |= any(not _all_null(content[c]) for c in _TEXT)
+        self.run.has_tokens |= any(not _all_null(tokens[c]) for c in ("input_ids", "block_hashes"))
 
     def finish(self) -> Run:
         """Write the run's files and say what is in them."""
@@ -787,7 +785,11 @@ def _check(request: Request) -> BadRecord | None:
     return None
 
 
-def _length(value: list[int] | None) -> int | None:
+def _all_null(values: list[Any]) -> bool:
+    return next((v for v in values if v is not None), None) is None
+
+
+def _length(value: Any) -> int | None:
     return None if value is None else len(value)
 
 
@@ -797,7 +799,7 @@ def _batch(columns: dict[str, Any], spec: tuple[schema.Column, ...]) -> pa.Recor
     for column in spec:
         values = columns[column.name]
         type_ = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if isinstance(values, list) and values.count(None) == len(values):
+        if isinstance(values, list) and _all_null(values):
             arrays.append(pa.nulls(len(values), type_))
         else:
             arrays.append(pa.array(values, type_))

@@ -325,13 +325,21 @@ def _from_folder(folder: Path) -> _Files:
 
 def _from_hub(name: str) -> _Files:
     import huggingface_hub
+    from huggingface_hub import constants
 
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    asked = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    offline = asked or not _reachable(constants.ENDPOINT)
     fetch = functools.partial(huggingface_hub.hf_hub_download, name, local_files_only=offline)
     try:
         folder = Path(fetch("tokenizer.json")).parent
     except Exception as error:  # one of a dozen kinds: no such model, no network, not logged in, no disk
-        why = "HF_HUB_OFFLINE is set" if offline else str(error).strip().split("\n")[0][:200]
+        why = (
+            "HF_HUB_OFFLINE is set"
+            if asked
+            else "the hub cannot be reached"
+            if offline
+            else str(error).strip()[:200]
+        )
         raise TraceprofError(
             f"cannot get tokenizer.json of {name!r} from the Hugging Face hub ({why})", remedy=_REMEDY
         ) from error
@@ -351,6 +359,24 @@ def _from_hub(name: str) -> _Files:
                     f"cannot get {file} of {name!r} from the Hugging Face hub", remedy=_REMEDY
                 ) from error
     return _from_folder(folder)
+
+
+def _reachable(endpoint: str) -> bool:
+    """Whether the hub answers at all; its own client would try for half a minute, with a line on stderr each time."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    at = urlsplit(endpoint)
+    if getproxies() or not at.hostname:
+        return True
+    try:
+        with socket.create_connection(
+            (at.hostname, at.port or (80 if at.scheme == "http" else 443)), timeout=5
+        ):
+            return True
+    except OSError:
+        return False
 
 
 def _template_source(files: _Files) -> str | dict[str, str] | None:
@@ -520,6 +546,9 @@ class _Renderer:
         self._end_of_turn = tokenizer._end_of_turn
         # looked up by length: some tokenizers have a thousand special tokens, of twenty lengths
         self._end_lengths = sorted({len(token) for token in self._end_of_turn}, reverse=True)
+        self._asks_always: bool | None = (
+            None  # whether the template ignores add_generation_prompt; None: not asked yet
+        )
         # one parsed value for equal tools, which a log repeats in every request of an application
         self._tools: dict[str, list[Any] | None] = {}
 
@@ -559,7 +588,30 @@ class _Renderer:
         if not whole.startswith(chat.text):
             # the template shows a finished answer otherwise than it asks for one (thinking left out, say)
             return _content_text(message)
-        return self._without_end_of_turn(whole[len(chat.text) :])
+        written = whole[len(chat.text) :]
+        return self._without_end_of_turn(written[: len(written) - len(self._always_asked(chat, whole))])
+
+    def _always_asked(self, chat: _Chat, whole: str) -> str:
+        """The prompt for an answer that some templates write even after one, though asked not to."""
+        if self._asks_always is None:
+            self._asks_always = self._probe_asks_always()
+        if not self._asks_always:
+            return ""
+        n = 0
+        while n < min(len(chat.text), len(whole) - len(chat.text)) and chat.text[-1 - n] == whole[-1 - n]:
+            n += 1
+        return whole[len(whole) - n :]
+
+    def _probe_asks_always(self) -> bool:
+        """Whether add_generation_prompt changes nothing, and a user's turn ends otherwise at the end than in the middle."""
+        hello: templates.Message = {"role": "user", "content": "Hello"}
+        try:
+            one = [self._template.prepare([hello]).messages, self._template.prepare([hello, hello]).messages]
+            asked, unasked = (self._template.render(one[0], None, ask) for ask in (True, False))
+            middle, end = self._template.render(one[1], None, False).split("Hello")[-2:]
+        except (TemplateError, ValueError):
+            return False
+        return asked == unasked and "Hello" in asked and not middle.startswith(end)
 
     def text(self, output_json: str | None) -> str | None:
         """The text of a completion."""

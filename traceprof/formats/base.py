@@ -18,9 +18,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Flag, auto
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_I32 = 2**31 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -115,7 +119,7 @@ class Request:
     extra_json: bytes | str | None = None
     input_ids: list[int] | None = None
     output_ids: list[int] | None = None
-    block_hashes: list[int] | None = None
+    block_hashes: NDArray[np.uint64] | None = None
     quality: list[str] = field(default_factory=list)
 
 
@@ -253,13 +257,17 @@ def offset_us(value: Any, what: str, unit_us: float) -> int:
     return round(number * unit_us)
 
 
-def hashes(value: Any, what: str = "hash_ids") -> list[int]:
+def hashes(value: Any, what: str = "hash_ids") -> NDArray[np.uint64]:
     """A list of block hashes, each a whole number from 0 to 2^64-1; raises BadRecord."""
     if not isinstance(value, list):
         raise BadRecord("wrong_type", f"{what} is {_show(value)}, not a list")
-    if value and (set(map(type, value)) != {int} or min(value) < 0 or max(value) >= 2**64):
+    try:
+        found = np.array(value) if value else np.empty(0, np.uint64)
+    except (ValueError, OverflowError):
+        found = np.empty(0, object)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or (found.dtype.kind == "i" and found.min() < 0):
         raise BadRecord("wrong_type", f"{what} holds something that is no whole number from 0 to 2^64-1")
-    return value
+    return found.astype(np.uint64)
 
 
 def dumps(value: Any) -> bytes:
