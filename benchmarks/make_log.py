@@ -1,9 +1,10 @@
-"""Make a chat log to measure with: OpenAI request and response pairs of multi-turn sessions, any size, always the same.
+"""Make a chat log to measure with: OpenAI request and response pairs of multi-turn sessions, any size.
 
     python benchmarks/make_log.py chat.jsonl --mb 1000
 
-Prose comes from the docstrings of the standard library, so tokenizers see real words. A few applications share system
-prompts, sessions grow turn by turn, arrivals are Poisson, and lines are written when a request ends, as gateways do.
+The same for the same Python and seed. Prose comes from the docstrings of the standard library, so tokenizers see real
+words. A few applications share system prompts, sessions grow turn by turn, arrivals are Poisson, and lines are written
+when a request ends, as gateways do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import inspect
 import json
 import pkgutil
 import random
+import sys
+import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +26,7 @@ START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 
 def prose() -> list[str]:
     """Paragraphs of English from the standard library's docstrings."""
+    warnings.simplefilter("ignore")  # modules and names that a later Python drops
     found: set[str] = set()
     for module in pkgutil.iter_modules():
         if module.name.startswith("_") or module.name in {
@@ -40,7 +44,9 @@ def prose() -> list[str]:
         except Exception:
             continue
         for _, thing in [("", loaded), *inspect.getmembers(loaded)]:
-            text = getattr(thing, "__doc__", None)
+            text = (
+                None if thing is sys.modules["__main__"] else getattr(thing, "__doc__", None)
+            )  # not this script's
             if isinstance(text, str):
                 found.update(p for p in text.split("\n\n") if 80 < len(p) < 1500)
     return sorted(found)
