@@ -16,7 +16,14 @@ def cli_page() -> str:
         words = ["traceprof", verb] if verb else ["traceprof"]
         command = cli.get_command(click.Context(cli), verb) if verb else cli
         assert command is not None
-        context = click.Context(command, info_name=" ".join(words), terminal_width=100, max_content_width=100)
+        names = ["-h", "--help"]
+        context = click.Context(
+            command,
+            info_name=" ".join(words),
+            terminal_width=100,
+            max_content_width=100,
+            help_option_names=names,
+        )
         out += [f"## {' '.join(words)}", "", "```", command.get_help(context), "```", ""]
     return "\n".join(out)
 

@@ -386,7 +386,9 @@ def test_built_in_format_equals_its_jinja_twin(name, tools):
     assert messages == twin.prepare(CHATS[name]).messages
     for prompt in (False, True):
         assert ours.render(messages, tools, prompt) == twin.render(messages, tools, prompt)
-    for answer in ours.prepare([ANSWER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]).messages:
+    for answer in ours.prepare(
+        [ANSWER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
+    ).messages:
         whole = twin.render([*messages, answer], tools, False)
         assert whole == twin.render(messages, tools, True) + ours.answer(answer) + SPECIAL["eos_token"]
 

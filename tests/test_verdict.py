@@ -71,3 +71,8 @@ def test_tensorrt_llm_is_named_only_for_one_stable_model():
     """Ceiling throughput on NVIDIA is a choice of hardware and patience, which no log tells."""
     assert "TensorRT-LLM" in [a["engine"] for a in verdict(profile(rate=0.9))["alternatives"]]
     assert "TensorRT-LLM" not in [a["engine"] for a in verdict(profile(models=8))["alternatives"]]
+
+
+def test_no_request_favours_nothing():
+    """A log of which every record was rejected."""
+    assert verdict(profile(requests=0))["favoured"] == "undecided"

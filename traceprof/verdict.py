@@ -28,6 +28,8 @@ def verdict(profile: dict[str, Any]) -> dict[str, Any]:
     rates = (prefix or {}).get("hit_rate") or {}
     rate = next((r for r in rates.values() if r is not None), None)
     reasons: list[dict[str, str | None]] = []
+    if not profile["trace"]["requests"]:
+        return _answer("undecided", "low", reasons, [])
     users = None if load is None else load["busy"]["p99"]
     if load is not None:
         reasons.append(
@@ -76,14 +78,20 @@ def verdict(profile: dict[str, Any]) -> dict[str, Any]:
             }
         )
     favoured = _favoured(users, rate, models)
+    return _answer(favoured, _confidence(profile, users, rate), reasons, _alternatives(favoured, models))
+
+
+def _answer(
+    favoured: str, confidence: str, reasons: list[dict[str, str | None]], alternatives: list[dict[str, str]]
+) -> dict[str, Any]:
     return {
         "favoured": favoured,
-        "confidence": _confidence(profile, users, rate),
+        "confidence": confidence,
         "reasons": reasons,
         "checked_by": None,
         "split": None,
         "caveat": CAVEAT,
-        "alternatives": _alternatives(favoured, models),
+        "alternatives": alternatives,
     }
 
 

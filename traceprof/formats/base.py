@@ -265,7 +265,12 @@ def hashes(value: Any, what: str = "hash_ids") -> NDArray[np.uint64]:
         found = np.array(value) if value else np.empty(0, np.uint64)
     except (ValueError, OverflowError):
         found = np.empty(0, object)
-    if found.ndim != 1 or found.dtype.kind not in "iu" or (found.dtype.kind == "i" and found.min() < 0):
+    if (
+        bool in set(map(type, value))
+        or found.ndim != 1
+        or found.dtype.kind not in "iu"
+        or (found.dtype.kind == "i" and found.min() < 0)
+    ):
         raise BadRecord("wrong_type", f"{what} holds something that is no whole number from 0 to 2^64-1")
     return found.astype(np.uint64)
 
