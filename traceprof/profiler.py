@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import traceprof
 from traceprof import schema
 from traceprof.caches import memory
+from traceprof.errors import TraceprofError
 from traceprof.ingest import Progress
 from traceprof.load import concurrency as flight
 from traceprof.load.arrivals import arrivals
@@ -81,7 +82,9 @@ def profile(
     left_out: list[dict[str, str]] = []
     info = tokenizer_of(trace)
     prompts = _prompts(trace, rows, info, left_out)
-    prefix = None if prompts is None else measure_prefix(trace, rows, prompts, say)
+    with ThreadPoolExecutor(1) as beside:  # loading a tokenizer takes a second, in which the kernels can run
+        decoder = beside.submit(_decoder, trace, info, prompts)
+        prefix = None if prompts is None else measure_prefix(trace, rows, prompts, say)
     profile: dict[str, Any] = {
         "schema_version": schema.PROFILE_SCHEMA_VERSION,
         "traceprof_version": traceprof.__version__,
@@ -91,7 +94,7 @@ def profile(
     per_request: pl.DataFrame | None = None
     previews: list[str | None] = []
     if prompts is not None and prefix is not None:
-        previews = _previews(trace, info, prompts, prefix)
+        previews = _previews(decoder.result(), prefix)
         hits = {
             b: hit_tokens(prefix.matched, prompts.symbols, prompts.tokens, prompts.unit, b) for b in BLOCKS
         }
@@ -790,24 +793,23 @@ def _reported(rows: pl.DataFrame) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _previews(trace: Trace, info: TokenizerInfo | None, prompts: Prompts, prefix: Prefix) -> list[str | None]:
-    """The first characters of each top prefix; None unless the trace holds text and its tokenizer is still there."""
-    nothing: list[str | None] = [None] * len(prefix.top)
-    if (
-        prompts.column != "input_ids"
-        or info is None
-        or info.reload is None
-        or trace.manifest["privacy"] != "text"
-    ):
-        return nothing
-    from traceprof.errors import TraceprofError
-
+def _decoder(trace: Trace, info: TokenizerInfo | None, prompts: Prompts | None) -> Tokenizer | None:
+    """The tokenizer that made the trace's ids, if the trace holds text and the tokenizer is still the same."""
+    if prompts is None or prompts.column != "input_ids" or info is None or info.reload is None:
+        return None
+    if trace.manifest["privacy"] != "text":
+        return None
     try:
         tokenizer = load_tokenizer(*info.reload)
     except TraceprofError:
-        return nothing
-    if tokenizer.digest != info.digest:
-        return nothing
+        return None
+    return tokenizer if tokenizer.digest == info.digest else None
+
+
+def _previews(tokenizer: Tokenizer | None, prefix: Prefix) -> list[str | None]:
+    """The first characters of each top prefix; None when there is nothing to decode them with."""
+    if tokenizer is None:
+        return [None] * len(prefix.top)
     return [_preview(tokenizer, ids, prefix.top_symbols) for ids in prefix.top_symbols]
 
 
@@ -842,8 +844,6 @@ def _prefix_table(
 def open_profile(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The profile.json of a profile folder; raises TraceprofError when there is none."""
     import json
-
-    from traceprof.errors import TraceprofError
 
     file = Path(path) / PROFILE_FILE
     try:

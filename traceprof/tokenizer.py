@@ -449,10 +449,10 @@ def _digest(tokenizer_json: bytes, template: ChatTemplate) -> str:
 
 def encode_requests(
     tokenizer: Tokenizer,
-    messages_json: Sequence[str | None],
-    tools_json: Sequence[str | None] | None = None,
+    messages_json: Sequence[str | bytes | None],
+    tools_json: Sequence[str | bytes | None] | None = None,
     prompt_text: Sequence[str | None] | None = None,
-    output_json: Sequence[str | None] | None = None,
+    output_json: Sequence[str | bytes | None] | None = None,
     now: Sequence[datetime | None] | None = None,
 ) -> EncodedRequests:
     """Token ids of a batch of logged requests; all sequences have one entry a row.
@@ -550,9 +550,11 @@ class _Renderer:
             None  # whether the template ignores add_generation_prompt; None: not asked yet
         )
         # one parsed value for equal tools, which a log repeats in every request of an application
-        self._tools: dict[str, list[Any] | None] = {}
+        self._tools: dict[str | bytes, list[Any] | None] = {}
 
-    def chat(self, messages_json: str | None, tools_json: str | None, now: datetime | None) -> _Chat | None:
+    def chat(
+        self, messages_json: str | bytes | None, tools_json: str | bytes | None, now: datetime | None
+    ) -> _Chat | None:
         messages = _parsed("messages", messages_json)
         if not messages:
             return None
@@ -571,7 +573,7 @@ class _Renderer:
             text = self._template.render(messages, tools, now=now)
         return _Chat(text, messages, tools, prepared.media_parts, now)
 
-    def generated(self, chat: _Chat, output_json: str | None) -> str | None:
+    def generated(self, chat: _Chat, output_json: str | bytes | None) -> str | None:
         """What the model wrote after the prompt, as the template writes it; None when the log does not tell."""
         message = _assistant_message(output_json)
         if message is None:
@@ -613,7 +615,7 @@ class _Renderer:
             return False
         return asked == unasked and "Hello" in asked and not middle.startswith(end)
 
-    def text(self, output_json: str | None) -> str | None:
+    def text(self, output_json: str | bytes | None) -> str | None:
         """The text of a completion."""
         message = _assistant_message(output_json)
         return None if message is None else _content_text(message)
@@ -623,7 +625,7 @@ class _Renderer:
         length = next((n for n in self._end_lengths if end[-n:] in self._end_of_turn), 0)
         return end[:-length] if length else text
 
-    def _parsed_tools(self, tools_json: str | None) -> list[Any] | None:
+    def _parsed_tools(self, tools_json: str | bytes | None) -> list[Any] | None:
         if tools_json is None:
             return None
         if tools_json not in self._tools:
@@ -635,7 +637,7 @@ class _Renderer:
         return self._tools[tools_json]
 
 
-def _parsed(what: str, text: str | None) -> Any:
+def _parsed(what: str, text: str | bytes | None) -> Any:
     """The JSON value of a text, or None without one."""
     import orjson
 
@@ -650,7 +652,7 @@ def _parsed(what: str, text: str | None) -> Any:
             raise TemplateError(f"{what} are not JSON: {error}") from error
 
 
-def _assistant_message(output_json: str | None) -> templates.Message | None:
+def _assistant_message(output_json: str | bytes | None) -> templates.Message | None:
     """The first choice of a logged output as a message: from a message, a choice around one, a bare text, or a list of these."""
     value = _parsed("outputs", output_json)
     if isinstance(value, list):

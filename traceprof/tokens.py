@@ -6,6 +6,7 @@ lie close together, which the tokenizer's segment cache lives from; ids are writ
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -78,13 +79,9 @@ def tokenize(
         return None
     say = progress or (lambda what, done, total: None)
     sizes = [p.stat().st_size for p in trace.parts("content")]
-    ready = load(tokenizer, chat_template)
     errors: Counter[str] = Counter()
     with staged(trace.path / "tokens", mine=None) as stage, Workers(jobs if len(parts) > 1 else 1) as workers:
-        tasks = (
-            (trace.path, number, stage, ready if workers.jobs == 1 else (tokenizer, chat_template))
-            for number in range(len(trace.parts("requests")))
-        )
+        tasks = ((trace.path, number, stage, (tokenizer, chat_template)) for number in range(len(parts)))
         done = 0
         for number, one in enumerate(workers.imap(tokenize_part, tasks)):
             errors.update(one.errors)
@@ -100,17 +97,15 @@ def _needs(content: Path) -> bool:
     return bool(pc.any(pc.equal(level, "text")).as_py())
 
 
-_LOADED: dict[tuple[str | None, str | None], Tokenizer] = {}  # a worker's own, between parts
+@functools.cache
+def _loaded(tokenizer: str | None, chat_template: str | None) -> Tokenizer:
+    """A worker's tokenizer, kept between its parts."""
+    return load(tokenizer, chat_template)
 
 
-def tokenize_part(
-    path: Path, number: int, stage: Path, tokenizer: Tokenizer | tuple[str | None, str | None]
-) -> _PartDone:
-    """Write tokens part `number` into `stage`."""
-    if isinstance(tokenizer, tuple):
-        if tokenizer not in _LOADED:
-            _LOADED[tokenizer] = load(*tokenizer)
-        tokenizer = _LOADED[tokenizer]
+def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, str | None]) -> _PartDone:
+    """Write tokens part `number` into `stage`, under the tokenizer and chat template of `spec`."""
+    tokenizer = _loaded(*spec)
     name = f"part-{number:05d}.parquet"
     requests = pq.read_table(
         path / "requests" / name, columns=["request_id", "content_state", "arrival_ts", "block_size"]
@@ -134,13 +129,13 @@ def tokenize_part(
     if old is not None:
         inputs = pc.coalesce(old.column("input_ids").combine_chunks(), inputs)
         outputs = pc.coalesce(old.column("output_ids").combine_chunks(), outputs)
-    spec = schema.arrow(schema.TOKENS)
+    fields = schema.arrow(schema.TOKENS)
     table = pa.table(
         [
             requests.column("request_id"),
             inputs,
             outputs,
-            pa.nulls(len(requests), spec.field("block_hashes").type)
+            pa.nulls(len(requests), fields.field("block_hashes").type)
             if old is None
             else old.column("block_hashes"),
             requests.column("block_size"),
@@ -149,7 +144,7 @@ def tokenize_part(
             else pc.coalesce(old.column("input_symbols").combine_chunks(), _counts(inputs)),
             _counts(outputs),
         ],
-        schema=spec,
+        schema=fields,
     )
     info = {
         "name": tokenizer.name,
@@ -178,6 +173,9 @@ def _encode(
         at = batch.column("row").to_numpy().astype(np.int64)
         allowed = may[at]
         columns = [batch.column(c) for c in ("messages_json", "tools_json", "prompt_text", "output_json")]
+        columns = [
+            c if i == 2 else c.cast(pa.large_binary()) for i, c in enumerate(columns)
+        ]  # JSON is parsed as bytes
         if not allowed.all():
             mask = pa.array(allowed)
             columns = [pc.if_else(mask, c, pa.scalar(None, c.type)) for c in columns]

@@ -298,7 +298,7 @@ def _reason(reason: Any) -> str:
 def _left_out(profile: Profile, page: _Page) -> None:
     rows = list(_reasons_left_out(profile))
     if rows:
-        page.head("Left out", f"{plural(len(rows), 'measure')} that this log cannot support")
+        page.head("Left out", f"{plural(len(rows), 'measure')}")
     for row in rows:
         page.prose(row, indent=2, first="- ")
 
