@@ -240,3 +240,28 @@ def test_a_folder_that_is_no_trace_is_named(tmp_path):
         from traceprof.trace import Trace
 
         Trace(tmp_path / "none")
+
+
+def test_tokenizing_again_keeps_what_the_log_told(tmp_path):
+    """Ids and hashes of the log survive every tokenizer; text is encoded anew by each."""
+    text = {
+        "timestamp": 1.7e9,
+        "request": {"model": "m", "messages": [{"role": "user", "content": "hello " * 9}]},
+    }
+    log = tmp_path / "log.jsonl"
+    log.write_text(
+        "".join(
+            json.dumps(x) + "\n" for x in (completion([5, 6, 7], 1, output=[8]), text, completion([5], 2))
+        )
+    )
+    trace = ingest([log], tmp_path / "t")
+    tokenize(trace)
+    first = trace.scan("tokens").collect()
+    plain = tmp_path / "plain.jinja"
+    plain.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    tokenize(trace, None, str(plain))
+    again = trace.scan("tokens").collect()
+    assert first["input_ids"].to_list()[1:] == again["input_ids"].to_list()[1:] == [[5, 6, 7], [5]]
+    assert again["output_ids"].to_list() == first["output_ids"].to_list() == [None, [8], None]
+    assert 0 < len(again["input_ids"][0]) < len(first["input_ids"][0])
+    assert again["input_symbols"].to_list() == [len(x) for x in again["input_ids"]]

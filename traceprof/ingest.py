@@ -780,8 +780,8 @@ def _check(request: Request) -> BadRecord | None:
     if first is not None and ((arrival is not None and first < arrival) or (end is not None and first > end)):
         request.first_token_us = None
         request.quality.append("bad_first_token")
-    if request.input_ids is not None and request.content_level == "text" and request.messages_json is None:
-        request.content_level = "tokens"
+    if request.input_ids is not None:
+        request.content_level = "tokens"  # better than text: it is what the engine saw
     return None
 
 

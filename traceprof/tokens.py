@@ -108,43 +108,47 @@ def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, 
     tokenizer = _loaded(*spec)
     name = f"part-{number:05d}.parquet"
     requests = pq.read_table(
-        path / "requests" / name, columns=["request_id", "content_state", "arrival_ts", "block_size"]
-    )
-    given = path / "tokens" / name
-    old = (
-        pq.read_table(given)
-        if given.exists() and METADATA not in (pq.read_schema(given).metadata or {})
-        else None
+        path / "requests" / name,
+        columns=["request_id", "content_state", "content_level", "arrival_ts", "block_size"],
     )
     usable = pc.invert(pc.is_in(requests.column("content_state").cast(pa.string()), pa.array(UNUSABLE)))
+    told = pc.invert(
+        pc.equal(requests.column("content_level").cast(pa.string()), "text")
+    )  # by the log itself
+    given = path / "tokens" / name
+    old = pq.read_table(given) if given.exists() and pc.any(told).as_py() else None
     if old is not None:
-        has = pc.or_(pc.is_valid(old.column("input_ids")), pc.is_valid(old.column("block_hashes")))
-        usable = pc.and_(usable, pc.invert(has))
+        usable = pc.and_(usable, pc.invert(told))
     rows, encoded = _encode(path / "content" / name, tokenizer, usable, requests.column("arrival_ts"))
     errors: Counter[str] = Counter()
     for one in encoded:
         errors.update(e for e in one.errors if e is not None)
     inputs = _lists(rows, [e.input for e in encoded], [e.input_valid for e in encoded], len(requests))
     outputs = _lists(rows, [e.output for e in encoded], [e.output_valid for e in encoded], len(requests))
+    hashes = pa.nulls(len(requests), schema.arrow(schema.TOKENS).field("block_hashes").type)
+    input_symbols, output_symbols = pc.list_value_length(inputs), pc.list_value_length(outputs)
     if old is not None:
-        inputs = pc.coalesce(old.column("input_ids").combine_chunks(), inputs)
-        outputs = pc.coalesce(old.column("output_ids").combine_chunks(), outputs)
-    fields = schema.arrow(schema.TOKENS)
+        inputs, outputs, hashes, input_symbols, output_symbols = (
+            _where(told, old.column(name), new)
+            for name, new in (
+                ("input_ids", inputs),
+                ("output_ids", outputs),
+                ("block_hashes", hashes),
+                ("input_symbols", input_symbols),
+                ("output_symbols", output_symbols),
+            )
+        )
     table = pa.table(
         [
             requests.column("request_id"),
             inputs,
             outputs,
-            pa.nulls(len(requests), fields.field("block_hashes").type)
-            if old is None
-            else old.column("block_hashes"),
+            hashes,
             requests.column("block_size"),
-            _counts(inputs)
-            if old is None
-            else pc.coalesce(old.column("input_symbols").combine_chunks(), _counts(inputs)),
-            _counts(outputs),
+            input_symbols,
+            output_symbols,
         ],
-        schema=fields,
+        schema=schema.arrow(schema.TOKENS),
     )
     info = {
         "name": tokenizer.name,
@@ -184,6 +188,13 @@ def _encode(
         encoded.append(encode_requests(tokenizer, messages, tools, prompts, answers, now))
         rows.append(at)
     return (np.concatenate(rows) if rows else np.empty(0, np.int64)), encoded
+
+
+def _where(told: pa.ChunkedArray, old: pa.ChunkedArray, new: pa.Array) -> pa.Array:
+    """Of each row the old value where the log told it, else the new one; nulls are values."""
+    n = len(new)
+    pick = np.where(told.to_numpy(), np.arange(n), np.arange(n, 2 * n))
+    return pa.chunked_array([*old.chunks, new]).take(pa.array(pick)).combine_chunks()
 
 
 def _lists(rows: NDArray[np.int64], parts: list[Any], valid: list[NDArray[np.bool_]], n: int) -> pa.ListArray:
@@ -248,10 +259,6 @@ _AHEAD = 3
 
 def _read_group(part: Path, group: int, columns: list[str]) -> pa.Table:
     return pq.ParquetFile(part).read_row_group(group, columns=columns, use_threads=False)
-
-
-def _counts(lists: pa.ListArray) -> pa.Array:
-    return pc.list_value_length(lists)
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.bool_]]:
