@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from traceprof import schema
 from traceprof.errors import TraceprofError
-from traceprof.ingest import Options, Workers, ingest
+from traceprof.ingest import Options, ingest
 from traceprof.trace import Trace
+from traceprof.workers import Workers
 
 Ingested = Callable[..., Trace]
 SMALL = {"chunk_bytes": 3_000, "part_bytes": 5_000}  # parts of about a dozen requests

@@ -21,7 +21,6 @@ import traceprof
 from traceprof import schema
 from traceprof.caches import memory
 from traceprof.errors import TraceprofError
-from traceprof.ingest import Progress
 from traceprof.load import concurrency as flight
 from traceprof.load.arrivals import arrivals
 from traceprof.load.lengths import lengths
@@ -33,6 +32,7 @@ from traceprof.tokenizer import load as load_tokenizer
 from traceprof.tokens import TokenizerInfo, chunks, tokenizer_of
 from traceprof.trace import Trace, staged, write_json
 from traceprof.verdict import verdict
+from traceprof.workers import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

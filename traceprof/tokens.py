@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from traceprof import schema
-from traceprof.ingest import Progress, Workers, write_tokens
+from traceprof.runs import write_tokens
 from traceprof.tokenizer import EncodedRequests, Tokenizer, encode_requests, load
 from traceprof.trace import Trace, staged
+from traceprof.workers import Progress, Workers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from traceprof.ingest import Options, Progress
+    from traceprof.ingest import Options
+    from traceprof.workers import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
