@@ -12,9 +12,15 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import settings
 
 from traceprof.ingest import Options, ingest
 from traceprof.trace import Trace
+
+# machines are shared and slow at times: no deadline on an example; the gate sees the same examples every time
+settings.register_profile("here", deadline=None)
+settings.register_profile("gate", deadline=None, derandomize=True)
+settings.load_profile("gate" if os.environ.get("CI") else "here")
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 FORMATS = {
