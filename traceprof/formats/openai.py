@@ -96,36 +96,30 @@ _MAPPED = frozenset(
 )  # fmt: skip
 
 
-class _Roles:
-    """What a wrapper says, by role: of several names for one role, the first of its list that is there."""
+_Roles = dict[str, str]
+"""role -> the key of a wrapper that plays it: of several names for one role, the first of its list that is there."""
 
-    __slots__ = ("arrival", "e2e", "end", "first", "id", "rest", "session", "status", "tenant", "ttft")
-    arrival: Any  # the key that plays this role, or None; Any, since a dict is asked for it either way
-    e2e: Any
-    end: Any
-    first: Any
-    id: Any
-    session: Any
-    status: Any
-    tenant: Any
-    ttft: Any
 
-    def __init__(self, wrapper: dict[str, Any]) -> None:
-        best: dict[str, tuple[int, str]] = {}
-        self.rest: dict[str, Any] = {}
-        for key, value in wrapper.items():
-            if value is None:
-                continue
-            found = _ROLES.get(key)
-            if found is not None:
-                role, rank = found
-                if role not in best or rank < best[role][0]:
-                    best[role] = (rank, key)
-            elif key not in _MAPPED and not isinstance(value, (dict, list)):
-                self.rest[key] = value
-        for role in self.__slots__:
-            if role != "rest":
-                setattr(self, role, best[role][1] if role in best else None)
+def _roles(wrapper: dict[str, Any]) -> tuple[_Roles, dict[str, Any]]:
+    """Who plays which role in a wrapper, and the scalars that play none."""
+    roles: _Roles = {}
+    rest: dict[str, Any] = {}
+    for key, value in wrapper.items():
+        if value is None:
+            continue
+        found = _ROLES.get(key)
+        if found is not None:
+            role, rank = found
+            if role not in roles or rank < _ROLES[roles[role]][1]:
+                roles[role] = key
+        elif key not in _MAPPED and not isinstance(value, (dict, list)):
+            rest[key] = value
+    return roles, rest
+
+
+def _played(wrapper: dict[str, Any], roles: _Roles, role: str) -> Any:
+    key = roles.get(role)
+    return None if key is None else wrapper[key]
 
 
 def detect(record: dict[str, Any]) -> bool:
@@ -170,15 +164,15 @@ def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
     response = response_body(record, body)
     wrapper = record if record is not body else {k: v for k, v in record.items() if k != "metadata"}
     out = Request()
-    roles = _Roles(wrapper)
+    roles, rest = _roles(wrapper)
     _identity(out, wrapper, body, roles)
     _times(out, wrapper, roles)
     read_request(out, body)
     if response is not None:
         read_response(out, response)
     _outcome(out, wrapper, response, roles)
-    if record is not body and roles.rest:
-        out.extra_json = dumps(roles.rest)
+    if record is not body and rest:
+        out.extra_json = dumps(rest)
     return sequences(out, body)
 
 
@@ -307,14 +301,14 @@ def read_usage(out: Request, usage: Any) -> None:
 
 
 def _identity(out: Request, wrapper: dict[str, Any], body: dict[str, Any], roles: _Roles) -> None:
-    out.request_id = text(wrapper.get(roles.id))
-    given = text(wrapper.get(roles.session))
+    out.request_id = text(_played(wrapper, roles, "id"))
+    given = text(_played(wrapper, roles, "session"))
     meta = wrapper.get("metadata")
     if given is None and isinstance(meta, dict):
         given = text(first_of(meta, _SESSION_KEYS))
     if given:
         out.session_id, out.session_kind = given, "explicit"
-    out.tenant_id = text(wrapper.get(roles.tenant))
+    out.tenant_id = text(_played(wrapper, roles, "tenant"))
     out.app = text(wrapper.get("app"))
     out.parent_request_id = text(wrapper.get("parent_request_id"))
     if wrapper.get("turn_index") is not None:
@@ -327,7 +321,7 @@ def _identity(out: Request, wrapper: dict[str, Any], body: dict[str, Any], roles
 
 
 def _times(out: Request, wrapper: dict[str, Any], roles: _Roles) -> None:
-    arrival = wrapper.get(roles.arrival)
+    arrival = _played(wrapper, roles, "arrival")
     base: int | None = None
     if arrival is not None:
         # a small number counts from the start of the log; an absolute one lies after 1973
@@ -342,10 +336,13 @@ def _times(out: Request, wrapper: dict[str, Any], roles: _Roles) -> None:
             if naive:
                 out.quality.append("tz_assumed")
         out.arrival_us, out.arrival_quality = base, "measured"
-    e2e = None if roles.e2e is None else offset_us(wrapper[roles.e2e], roles.e2e, _E2E_KEYS[roles.e2e])
-    ttft = None if roles.ttft is None else offset_us(wrapper[roles.ttft], roles.ttft, _TTFT_KEYS[roles.ttft])
+    e2e = ttft = None
+    if (key := roles.get("e2e")) is not None:
+        e2e = offset_us(wrapper[key], key, _E2E_KEYS[key])
+    if (key := roles.get("ttft")) is not None:
+        ttft = offset_us(wrapper[key], key, _TTFT_KEYS[key])
     out.e2e_us, out.ttft_us = e2e, ttft
-    end, first = wrapper.get(roles.end), wrapper.get(roles.first)
+    end, first = _played(wrapper, roles, "end"), _played(wrapper, roles, "first")
     if end is not None:
         out.end_us = _same_clock(end, "end", out)
     elif base is not None and e2e is not None:
@@ -376,8 +373,8 @@ def _same_clock(value: Any, what: str, out: Request) -> int:
 
 
 def _outcome(out: Request, wrapper: dict[str, Any], response: dict[str, Any] | None, roles: _Roles) -> None:
-    out.http_status = http_code(wrapper.get(roles.status))
-    if out.http_status is None and roles.status is not None:  # a word such as "failed"
+    out.http_status = http_code(_played(wrapper, roles, "status"))
+    if out.http_status is None and "status" in roles:  # a word such as "failed"
         out.http_status = next((c for key in _STATUS_KEYS if (c := http_code(wrapper.get(key)))), None)
     settle(out, wrapper.get("error") or (response or {}).get("error"))
 
