@@ -167,3 +167,27 @@ def test_a_terminal_gets_a_progress_bar(tmp_path):
     os.close(leader)
     assert run.wait() == 0
     assert b"read" in shown
+
+
+def test_a_log_without_a_usable_request_is_an_error_that_says_why(tmp_path):
+    """Not a report about nothing."""
+    log = tmp_path / "a.jsonl"
+    log.write_text('{"model": "m", "messages": "x"}\n' * 3)
+    run = traceprof("run", log, "-o", tmp_path / "o")
+    assert run.returncode == 1
+    assert b"none of 3 records is a request (3 wrong_type)" in run.stderr
+    assert not (tmp_path / "o" / "report.html").exists()
+
+
+def test_bare_command_prints_its_help():
+    """As a person would expect, over several lines."""
+    run = traceprof()
+    assert run.stdout.decode().startswith("Usage: traceprof")
+    assert b"Error" not in run.stderr
+
+
+def test_report_takes_the_output_folder_of_a_run(finished, tmp_path):
+    """OUT, OUT/profile and OUT/profile/profile.json all mean the profile."""
+    out, _ = finished
+    for path in (out, out / "profile" / "profile.json"):
+        assert traceprof("report", path, "-o", tmp_path / "r.md").returncode == 0

@@ -644,3 +644,29 @@ def test_empty_prompts_are_requests(ingested: Ingested) -> None:
     assert row["prompt_text"] == ""
     assert one(ingested, pair(request={"model": "m", "prompt": []}))["input_ids"] == []
     assert one(ingested, pair(request={"model": "m", "messages": []}))["messages_json"] == "[]"
+
+
+def test_block_hashes_of_64_random_bits_are_read(tmp_path: Path) -> None:
+    """Mixed sizes, above and below 2^63, each to the last bit."""
+    ids = [2**64 - 1, 1, 2**63, 18_010_294_645_152_674_689]
+    row = {"timestamp": 0, "input_length": 2000, "output_length": 1, "hash_ids": ids}
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps(row) + "\n")
+    trace = ingest([log], tmp_path / "t")
+    assert trace.scan("tokens").collect()["block_hashes"].to_list() == [ids]
+
+
+def test_anthropic_bodies_are_refused_not_misread(tmp_path: Path) -> None:
+    """Their system prompt and tools stand apart: reading them as OpenAI's would lose both."""
+    request = {
+        "model": "c",
+        "max_tokens": 5,
+        "system": "Be brief.",
+        "messages": [{"role": "user", "content": "x"}],
+    }
+    log = tmp_path / "log.jsonl"
+    log.write_text(
+        (json.dumps(pair(1)) + "\n") * 1 + json.dumps({"timestamp": 1.7e9, "request": request}) + "\n"
+    )
+    trace = ingest([log], tmp_path / "t")
+    assert trace.manifest["requests"] == 1 and trace.manifest["rejects_by_reason"] == {"unsupported": 1}

@@ -265,3 +265,78 @@ def test_tokenizing_again_keeps_what_the_log_told(tmp_path):
     assert again["output_ids"].to_list() == first["output_ids"].to_list() == [None, [8], None]
     assert 0 < len(again["input_ids"][0]) < len(first["input_ids"][0])
     assert again["input_symbols"].to_list() == [len(x) for x in again["input_ids"]]
+
+
+def test_a_refused_prompt_warms_no_cache_in_its_own_definition(tmp_path):
+    """A storm of 429 and retries looks like sharing; `without_rejected` is what a model saw."""
+    lines = []
+    for i in range(5):
+        prompt = [i * 10 + k for k in range(8)]
+        lines += [completion(prompt, 2 * i, status_code=429), completion(prompt, 2 * i + 1, status_code=200)]
+    found = run(lines, tmp_path)["prefix"]
+    assert found["hit_rate"]["1"] == 0.5
+    assert found["definitions"]["without_rejected"]["value"] == 0
+
+
+def test_a_request_that_takes_no_time_still_spans_the_log(tmp_path):
+    """Concurrency is weighted from the first arrival to the last end, idle time included."""
+    lines = [completion([1], 0, 0), completion([2], 99, 100)]
+    assert run(lines, tmp_path)["concurrency"]["mean"] == pytest.approx(0.01)
+
+
+def test_prompts_cut_by_the_logger_keep_their_length(tmp_path):
+    """They are left out of the hit rate, and counted by the log's own usage elsewhere."""
+    cut = "start ... (litellm_truncated skipped 90000 chars. x) ... end"
+    base = {
+        "call_type": "acompletion",
+        "status": "success",
+        "model_parameters": {},
+        "model": "m",
+        "metadata": {},
+    }
+    lines = [
+        {**base, "id": str(i), "startTime": 1.7e9 + i, "completionStartTime": None, "prompt_tokens": tokens,
+         "completion_tokens": 5, "messages": [{"role": "user", "content": text}],
+         "response": {"choices": [{"message": {"content": cut}}]}}
+        for i, (text, tokens) in enumerate([("hello", 9), (cut, 25_000)])
+    ]  # fmt: skip
+    found = run(lines, tmp_path)
+    assert found["prefix"]["requests"] == 1
+    assert found["lengths"]["input"]["max"] == 25_000
+    assert found["lengths"]["output"]["max"] == 5  # a cut answer is not counted by its stump
+    assert found["prefix"]["with_outputs"] is None
+
+
+def test_a_templates_complaint_never_quotes_the_prompt(tmp_path):
+    """What a template says of a request stays out of profile and tokens unless it stands in the template itself."""
+    template = tmp_path / "t.jinja"
+    template.write_text(
+        "{% for m in messages %}{% if 'secret' in m.content %}{{ raise_exception('bad: ' + m.content) }}{% endif %}"
+        "{% if m.content == 'odd' %}{{ raise_exception('Only even messages are allowed') }}{% endif %}{{ m.content }}{% endfor %}"
+    )
+    log = tmp_path / "log.jsonl"
+    texts = ("a secret of mine", "odd", "fine")
+    log.write_text(
+        "".join(
+            json.dumps({"model": "m", "messages": [{"role": "user", "content": t}]}) + "\n" for t in texts
+        )
+    )
+    trace = ingest([log], tmp_path / "t")
+    info = tokenize(trace, None, str(template))
+    assert info is not None and sum(info.errors.values()) == 2
+    said = json.dumps(profile(trace, tmp_path / "p"))
+    kept = b"".join(p.read_bytes() for p in trace.parts("tokens"))
+    assert "secret" not in said and b"secret" not in kept
+    assert any("Only even messages are allowed" in reason for reason in info.errors)
+
+
+def test_a_template_that_fails_on_all_is_an_error(tmp_path):
+    """Not a profile without prefixes."""
+    template = tmp_path / "t.jinja"
+    template.write_text("{{ raise_exception('no such luck today') }}")
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"model": "m", "messages": [{"role": "user", "content": "x"}]}\n')
+    trace = ingest([log], tmp_path / "t")
+    with pytest.raises(TraceprofError, match=r"no prompt could be rendered.*no such luck today"):
+        tokenize(trace, None, str(template))
+    assert not trace.parts("tokens")

@@ -179,6 +179,7 @@ def profile_schema() -> Schema:
         {
             "favoured": _STR,
             "confidence": {"enum": ["low", "moderate", "high"]},
+            "unsure": _said(_list(_STR), "why the confidence is not higher"),
             "reasons": _list(reason),
             "checked_by": {"enum": [None, "replay", "simulation"]},
             "split": _or_null({"type": "object"}),

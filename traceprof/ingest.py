@@ -99,7 +99,9 @@ def ingest(
         if total > SPOOL_PLAIN_BYTES:
             options = replace(options, spool_compression="lz4")
         with Workers(options.jobs if total > WORTH_WORKERS else 1) as pool:
+            say("read", 0, total)
             runs = _read(plan, options, spool, pool, lambda done: say("read", done, total))
+            say("read", total, total)
             counts = merge(runs, stage, options, pool, lambda done, of: say("sort and write", done, of))
         if not counts["records_in"]:
             raise _nothing(described)

@@ -40,12 +40,13 @@ if TYPE_CHECKING:
 BLOCKS = (1, 16, 32, 64, 128, 256, 512)
 TOP_PREFIXES = 20
 PREVIEW_CHARS = 160
+MIN_PREFIX = 16  # tokens: shorter ones are the template's own opening
 PROFILE_FILE = "profile.json"
 
 _COLUMNS = (
     "request_id", "session_id", "session_kind", "tenant_id", "model_requested", "model_served", "clock", "status",
     "arrival_ts", "end_ts", "arrival_offset_us", "e2e_us", "input_tokens", "output_tokens", "cached_input_tokens",
-    "served_from_response_cache", "content_state", "block_size", "hash_scope", "cache_salt", "source_format",
+    "served_from_response_cache", "content_state", "content_level", "block_size", "hash_scope", "cache_salt", "source_format",
 )  # fmt: skip
 
 
@@ -71,6 +72,10 @@ class Prefix(NamedTuple):
     stats: Stats
     top: list[TopPrefix]
     top_symbols: list[NDArray[Any]]
+    how_outputs: str  # when outputs enter
+    matched_without_rejected: (
+        NDArray[np.int64] | None
+    )  # rejected requests neither count nor warm; None without any
 
 
 def profile(
@@ -130,7 +135,6 @@ def profile(
     profile["sessions"] = _sessions_part(rows, left_out)
     profile["reported"] = _reported(rows)
     profile["breakers"] = []
-    left_out.append({"measure": "what breaks sharing", "reason": "this version does not look for it yet"})
     profile["left_out"] = left_out
     profile["verdict"] = verdict(profile)
     with staged(out, mine=PROFILE_FILE) as stage:
@@ -189,7 +193,7 @@ def _prompts(
     trace: Trace, rows: pl.DataFrame, info: TokenizerInfo | None, left_out: list[dict[str, str]]
 ) -> Prompts | None:
     """Which requests the prefix measures run over; None when the trace identifies no prompt."""
-    sizes = _sizes(trace)
+    sizes = _sizes(trace, len(rows))
     if sizes is None:
         left_out.append(
             {
@@ -235,6 +239,8 @@ def _prompts(
         left_out.append({"measure": f"prefixes of {unknown:,} requests", "reason": _why_unknown(rows, info)})
     at = np.flatnonzero(chosen)
     keys = ["model", "cache_salt"] + (["hash_scope"] if column == "block_hashes" else [])
+    if column == "input_ids" and info is not None and not info.exact:
+        keys.append("content_level")  # ids of the log's own tokenizer mean something else than ours
     roots = rows[at.tolist()].select(pl.struct(keys).rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
     symbols = sizes.input[at]
     tokens = symbols if column == "input_ids" else rows["input_tokens"].to_numpy()[at].astype(np.int64)
@@ -259,11 +265,17 @@ class _Sizes(NamedTuple):
     output: NDArray[np.int64]  # output tokens of each row, -1 when not known
 
 
-def _sizes(trace: Trace) -> _Sizes | None:
+def _sizes(trace: Trace, n: int) -> _Sizes | None:
     """Lengths of the lists in tokens/, without reading them; None when there is no tokens/."""
     if not trace.parts("tokens"):
         return None
     got = trace.scan("tokens").select("input_symbols", "output_symbols", "block_size").collect()
+    if len(got) != n:
+        raise TraceprofError(
+            f"holds {len(got):,} rows for {n:,} requests",
+            path=trace.path / "tokens",
+            remedy="run traceprof tokenize",
+        )
     return _Sizes(
         got["input_symbols"].cast(pl.Int64).fill_null(-1).to_numpy(),
         got["block_size"].is_not_null().to_numpy(),
@@ -279,9 +291,11 @@ def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Prog
     apart = _session_roots(rows, prompts)
     sessions = None if apart is None else RadixTree(unit=prompts.unit, dtype=dtype)
     chat = TreeWithOutputs(unit=prompts.unit, dtype=dtype) if (prompts.output_tokens >= 0).any() else None
-    start, end = _times(rows, prompts)
+    start, end, how_outputs = _times(rows, prompts)
+    rejected = rows["status"].gather(prompts.rows).eq_missing("rejected").to_numpy()
+    reached = RadixTree(unit=prompts.unit, dtype=dtype) if rejected.any() else None
     matched = np.zeros(len(prompts.rows), np.int64)
-    matched_in_session, matched_with_outputs = matched.copy(), matched.copy()
+    matched_in_session, matched_with_outputs, matched_reached = matched.copy(), matched.copy(), matched.copy()
     runs = []
     done = 0
     with ThreadPoolExecutor(2) as threads:  # the kernels hold no interpreter lock
@@ -297,6 +311,8 @@ def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Prog
                     threads.submit(_insert, sessions, piece, apart[at], tokens, matched_in_session)
                 )
             runs.append(_insert(tree, piece, roots, tokens, matched))
+            if reached is not None:
+                _insert_reached(reached, piece, roots, tokens, ~rejected[at], matched_reached)
             for one in waiting:
                 one.result()
             done += int(tokens.sum())
@@ -306,7 +322,7 @@ def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Prog
         np.concatenate([r.length for r in runs]) if runs else np.empty(0, np.int64),
         tree.input_tokens,
     )
-    top = tree.top_prefixes(TOP_PREFIXES)
+    top = [one for one in tree.top_prefixes(5 * TOP_PREFIXES) if one.tokens >= MIN_PREFIX][:TOP_PREFIXES]
     return Prefix(
         matched,
         None if chat is None else matched_with_outputs,
@@ -315,6 +331,8 @@ def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Prog
         tree.stats(),
         top,
         [tree.prefix_symbols(one.node) for one in top],
+        how_outputs,
+        None if reached is None else matched_reached,
     )
 
 
@@ -328,6 +346,21 @@ def _insert(
     found = tree.insert(piece.symbols, piece.offsets, roots, tokens)
     into[piece.at] = found.matched
     return found.runs
+
+
+def _insert_reached(
+    tree: RadixTree,
+    piece: _Piece,
+    roots: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    which: NDArray[np.bool_],
+    into: NDArray[np.int64],
+) -> None:
+    """Insert those requests of a piece that an engine saw."""
+    wanted = np.flatnonzero(which)
+    if len(wanted):
+        symbols, offsets = _select(piece.symbols, piece.offsets, wanted, len(which))
+        into[piece.at.start + wanted] = tree.insert(symbols, offsets, roots[wanted], tokens[wanted]).matched
 
 
 def _insert_chat(
@@ -352,15 +385,27 @@ def _insert_chat(
     )
 
 
-def _times(rows: pl.DataFrame, prompts: Prompts) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Arrival and end of each measured request for `TreeWithOutputs`.
+def _times(rows: pl.DataFrame, prompts: Prompts) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
+    """Arrival and end of each measured request for `TreeWithOutputs`, and in words when outputs enter.
 
-    Where the requests do not stand in the order of one clock, an output enters before the next request.
+    Where the requests do not stand in the order of one clock, an output enters before the next request; so does one
+    whose end is not known. Requests without a time stand last.
     """
-    start, end = rows["start_us"].gather(prompts.rows), rows["end_us"].gather(prompts.rows)
-    if start.null_count() or not start.is_sorted():
-        return np.zeros(len(start), np.int64), np.full(len(start), NO_END)
-    return start.to_numpy(), end.fill_null(NO_END).to_numpy()
+    measured = rows[prompts.rows.tolist()]
+    start, end = measured["start_us"], measured["end_us"]
+    known = start.drop_nulls()
+    ends = len(end) - end.null_count()
+    if not len(known) or not _one_clock(measured) or not start.fill_null(known.max()).is_sorted() or not ends:
+        why = "the log has no end times" if not ends else "requests do not stand in the order of one clock"
+        return (
+            np.zeros(len(start), np.int64),
+            np.full(len(start), NO_END),
+            f"{why}: an output is taken to be cached before the next request arrives",
+        )
+    how = "an output is cached from the moment its request ended"
+    if ends < len(end):
+        how += f"; {len(end) - ends:,} of {len(end):,} requests have no end, and theirs before the next request arrives"
+    return start.fill_null(known.max()).to_numpy(), end.fill_null(NO_END).to_numpy(), how
 
 
 def _session_roots(rows: pl.DataFrame, prompts: Prompts) -> NDArray[np.int64] | None:
@@ -476,13 +521,15 @@ def _tokenizer_part(info: TokenizerInfo | None, prompts: Prompts | None) -> dict
             "source": "tokens",
             "note": "token ids as the log holds them",
         }
+    stands_in = not info.exact and info.reload is not None and info.reload[0] is not None
+    note = "It has no chat template: ChatML stands in for the model's own." if stands_in else None
     return {
         "name": info.name,
         "exact": info.exact,
         "unit": 1,
         "source": "tokens",
         "digest": info.digest,
-        "note": None,
+        "note": note,
     }
 
 
@@ -557,7 +604,7 @@ def _prefix_part(
         **_sums(hits, whole),
         "with_outputs": None
         if with_outputs is None
-        else {**_sums(with_outputs, whole), "how": _how_outputs(rows)},
+        else {**_sums(with_outputs, whole), "how": prefix.how_outputs},
         "mean_of_requests": means,
         "requests_with_hit": int((finest > 0).sum()),
         "redundant_tokens": int(finest.sum()),
@@ -584,14 +631,8 @@ def _prefix_part(
                 prefix.top, _root_models(rows, prompts, prefix), previews, strict=True
             )
         ],
-        "definitions": definitions(prompts, prefix.matched, measured["status"].to_numpy() == "ok"),
+        "definitions": definitions(prompts, prefix, measured["status"].to_numpy()),
     }
-
-
-def _how_outputs(rows: pl.DataFrame) -> str:
-    if rows["start_us"].null_count() or (rows["end_us"].null_count() == len(rows)):
-        return "the log has no end times: an output is taken to be cached before the next request arrives"
-    return "an output is cached from the moment its request ended"
 
 
 def _by(
@@ -628,11 +669,12 @@ def _root_models(rows: pl.DataFrame, prompts: Prompts, prefix: Prefix) -> list[s
     return [rows["model"][first[one.root]] for one in prefix.top]
 
 
-def definitions(
-    prompts: Prompts, matched: NDArray[np.int64], ok: NDArray[np.bool_]
-) -> dict[str, dict[str, Any]]:
+def definitions(prompts: Prompts, prefix: Prefix, status: NDArray[Any]) -> dict[str, dict[str, Any]]:
     """The other things that publications call hit rate, each with its sentence; at the trace's own unit, or 16."""
     unit = prompts.unit if prompts.unit > 1 else 16
+    matched, ok, seen = prefix.matched, status == "ok", status != "rejected"
+    reached = matched if prefix.matched_without_rejected is None else prefix.matched_without_rejected
+    reached = np.minimum(reached * prompts.unit, prompts.tokens)
     hit = hit_tokens(matched, prompts.symbols, prompts.tokens, prompts.unit, unit)
     assert hit is not None
     finest = np.minimum(matched * prompts.unit, prompts.tokens)
@@ -655,6 +697,7 @@ def definitions(
         "last_half": entry(_rate(int(hit[half:].sum()), int(prompts.tokens[half:].sum())), f"token-weighted in blocks of {unit}, over the last half of the requests; the first half only warms the cache"),
         "requests_with_hit": entry(_rate(int((finest > 0).sum()), len(finest)), "share of requests that hit at all"),
         "successful_requests": entry(_rate(int(finest[ok].sum()), int(prompts.tokens[ok].sum())), "token-weighted over the requests that ended well; the others still warm the cache"),
+        "without_rejected": entry(_rate(int(reached[seen].sum()), int(prompts.tokens[seen].sum())), "token-weighted, where requests refused with a 4xx neither count nor warm the cache: no model saw them"),
     }  # fmt: skip
 
 
@@ -673,14 +716,22 @@ def _cache_part(curve: MissRatioCurve, prompts: Prompts) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _all_lengths(rows: pl.DataFrame, prompts: Prompts | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Input and output tokens of every row, -1 when not known: measured where possible, else as the log counts them."""
+    inputs = rows["input_tokens"].cast(pl.Int64).fill_null(-1).to_numpy().copy()
+    outputs = rows["output_tokens"].cast(pl.Int64).fill_null(-1).to_numpy().copy()
+    if prompts is not None:
+        inputs[prompts.rows] = prompts.tokens
+        outputs[prompts.rows] = _output_lengths(rows, prompts)
+    return inputs, outputs
+
+
 def _lengths_part(
     rows: pl.DataFrame, prompts: Prompts | None, left_out: list[dict[str, str]]
 ) -> dict[str, Any]:
-    if prompts is not None:
-        inputs, outputs = prompts.tokens, _output_lengths(rows, prompts)
-    else:
-        inputs = rows["input_tokens"].cast(pl.Int64).fill_null(-1).to_numpy()
-        outputs = rows["output_tokens"].cast(pl.Int64).fill_null(-1).to_numpy()
+    inputs, outputs = _all_lengths(rows, prompts)
+    engine = rows["engine_load"].to_numpy()
+    inputs, outputs = inputs[engine], outputs[engine]
     both = (inputs >= 0) & (outputs >= 0)
     part = {
         "input": lengths(inputs[inputs >= 0]),
@@ -720,25 +771,17 @@ def _concurrency_part(
     how = None
     ends = served["end_us"]
     if not measured:
-        if prompts is not None:
-            size = np.full(len(rows), -1, np.int64)
-            size[prompts.rows] = prompts.tokens
-            out = np.full(len(rows), -1, np.int64)
-            out[prompts.rows] = _output_lengths(rows, prompts)
-            at = (
-                rows.with_row_index("at")
-                .filter(pl.col("start_us").is_not_null() & pl.col("engine_load"))["at"]
-                .to_numpy()
-            )
-            inputs, outputs = size[at], out[at]
-        else:
-            inputs = served["input_tokens"].cast(pl.Int64).fill_null(-1).to_numpy()
-            outputs = served["output_tokens"].cast(pl.Int64).fill_null(-1).to_numpy()
+        at = (
+            rows.with_row_index("at")
+            .filter(pl.col("start_us").is_not_null() & pl.col("engine_load"))["at"]
+            .to_numpy()
+        )
+        inputs, outputs = (of_all[at] for of_all in _all_lengths(rows, prompts))
         missing = int(served["end_us"].null_count())
         seconds = np.maximum(inputs, 0) / flight.PREFILL_TOKENS_PER_S + np.maximum(outputs, 0) * flight.TPOT_S
         guess = served["start_us"] + pl.Series((seconds * 1e6).astype(np.int64))
         ends = pl.select(pl.coalesce(ends, guess)).to_series()
-        how = flight.ASSUMED if missing == len(served) else f"{missing:,} of {len(served):,} requests have no end: {flight.ASSUMED}"  # fmt: skip
+        how = flight.ASSUMED if missing == len(served) else f"{missing:,} of {len(served):,} requests have no end. {flight.ASSUMED}"  # fmt: skip
     steps = flight.in_flight(served["start_us"].to_numpy().astype(np.int64), ends.to_numpy().astype(np.int64))
     found = flight.concurrency(steps)
     if found is None:
@@ -755,6 +798,8 @@ def _arrivals_part(rows: pl.DataFrame, left_out: list[dict[str, str]]) -> dict[s
             {
                 "measure": "arrival rate and burstiness",
                 "reason": "fewer than two requests at different times"
+                if len(timed) and _one_clock(rows)
+                else "the files do not share one clock"
                 if len(timed)
                 else "the log has no arrival times on one clock",
             }
@@ -817,6 +862,8 @@ def _preview(tokenizer: Tokenizer, ids: NDArray[Any], others: list[NDArray[Any]]
     """How a prefix starts; one that continues another of the list, how it goes on from there."""
     shown = max((len(o) for o in others if len(o) < len(ids) and np.array_equal(o, ids[: len(o)])), default=0)
     words = " ".join(tokenizer.decode(ids[shown : shown + PREVIEW_CHARS]).split())
+    if shown and len(words) < 12:  # too little to know it by: show how it ends
+        words = " ".join(tokenizer.decode(ids[-40:]).split())
     return ("... " if shown else "") + words[: PREVIEW_CHARS - 4]
 
 
@@ -841,11 +888,20 @@ def _prefix_table(
     )
 
 
+def find_profile(path: str | os.PathLike[str]) -> Path:
+    """The profile folder that a path means: itself, the one that holds the profile.json, or `profile` in a run's output."""
+    path = Path(path)
+    if path.name == PROFILE_FILE:
+        return path.parent
+    inner = path / "profile"
+    return inner if not (path / PROFILE_FILE).exists() and (inner / PROFILE_FILE).exists() else path
+
+
 def open_profile(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The profile.json of a profile folder; raises TraceprofError when there is none."""
     import json
 
-    file = Path(path) / PROFILE_FILE
+    file = find_profile(path) / PROFILE_FILE
     try:
         value: dict[str, Any] = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:

@@ -34,6 +34,7 @@ PART_ROWS = 1 << 20
 MAX_RECORD_BYTES = 64 << 20
 LAST = np.iinfo(np.int64).max  # sort key of a request whose arrival is not known
 ADAPTER_VERSION = 1
+CLOCKS = ("absolute", "relative")  # those that all requests of a trace can share
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,12 @@ class Run:
     formats: Counter[str] = field(default_factory=Counter)
     has_content: bool = False
     has_tokens: bool = False
-    first_arrival: dict[str, int] = field(default_factory=dict)  # earliest arrival by clock
+    arrivals: NDArray[np.int64] = field(
+        default_factory=lambda: np.empty(0, np.int64)
+    )  # us on the row's clock
+    clocks: NDArray[np.int8] = field(
+        default_factory=lambda: np.empty(0, np.int8)
+    )  # index into CLOCKS, -1 for none
 
 
 _BATCH = 1024
@@ -96,6 +102,8 @@ class RunWriter:
         self._keys: list[int] = []
         self._ids: list[bytes] = []
         self._sizes: list[int] = []
+        self._arrivals: list[int] = []
+        self._clocks: list[int] = []
         self._rejects: list[tuple[str, int, str, str, str, str | None]] = []
         empty = np.empty(0)
         self.run = Run(folder, empty.astype(np.int64), empty.astype(np.uint64), empty.astype(np.int32))
@@ -127,7 +135,6 @@ class RunWriter:
     ) -> None:
         run = self.run
         run.records += 1
-        self.bytes += size
         if type(result) is Request:
             bad = _check(result)
             if bad is None:
@@ -154,10 +161,13 @@ class RunWriter:
         arrival = request.arrival_us
         timed = arrival is not None and request.clock in ("absolute", "relative")
         self._keys.append(arrival if timed and self.options.order == "arrival" else LAST)  # type: ignore[arg-type]
-        if arrival is not None and timed:
-            known = self.run.first_arrival.get(request.clock)
-            if known is None or arrival < known:
-                self.run.first_arrival[request.clock] = arrival
+        self._arrivals.append(arrival if timed else LAST)  # type: ignore[arg-type]
+        self._clocks.append(CLOCKS.index(request.clock) if timed else -1)
+        content = (request.messages_json, request.prompt_text, request.tools_json, request.output_json)
+        size = max(
+            size, sum(len(c) for c in content if c is not None)
+        )  # a turn of a long chat is larger than its share
+        self.bytes += size
         identity = request.request_id or request.provider_request_id
         self._ids.append(b"" if identity is None else identity.encode("utf-8", "replace"))
         self._sizes.append(min(size, 2**31 - 1))
@@ -250,6 +260,7 @@ class RunWriter:
         keys = np.asarray(self._keys, np.int64)
         ids = _id_hashes(self._ids)
         sizes = np.asarray(self._sizes, np.int32)
+        arrivals, clocks = np.asarray(self._arrivals, np.int64), np.asarray(self._clocks, np.int8)
         order = np.argsort(keys, kind="stable")
         if len(order) and int(np.abs(order - np.arange(len(order))).max()) > max(_BATCH, len(order) // 4):
             for (
@@ -261,7 +272,9 @@ class RunWriter:
                 ) as file:
                     file.write_table(table.combine_chunks(), max_chunksize=_BATCH)
             keys, ids, sizes, run.places = keys[order], ids[order], sizes[order], order
+            arrivals, clocks = arrivals[order], clocks[order]
         run.keys, run.ids, run.sizes = keys, ids, sizes
+        run.arrivals, run.clocks = arrivals, clocks
         if self._rejects:
             cells = dict(
                 zip(
@@ -359,10 +372,10 @@ def merge(
     order = order[~again[order]]
     sizes = np.concatenate([r.sizes for r in runs])[order] if runs else np.empty(0, np.int32)
     cuts = _cuts(sizes, options.part_bytes)
-    zero: dict[str, int] = {}
-    for run in runs:
-        for clock, first in run.first_arrival.items():
-            zero[clock] = min(first, zero.get(clock, first))
+    arrivals = np.concatenate([r.arrivals for r in runs])[order] if runs else np.empty(0, np.int64)
+    clocks = np.concatenate([r.clocks for r in runs])[order] if runs else np.empty(0, np.int8)
+    zero = {name: int(arrivals[clocks == i].min()) for i, name in enumerate(CLOCKS) if (clocks == i).any()}
+    del arrivals, clocks
     files = [(r.folder, r.has_content, r.has_tokens) for r in runs]
     tasks = []
     for number, (low, high) in enumerate(itertools.pairwise(cuts)):

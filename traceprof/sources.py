@@ -234,10 +234,10 @@ def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTE
     if name is None:
         if not sample:
             return Sniff(None, None, "neither JSON, JSON lines nor CSV")
-        keys = sorted({k for r in sample[:20] if isinstance(r, dict) for k in r})[:8]
-        return Sniff(
-            None, None, f"{container}, but of no known format (fields: {', '.join(map(str, keys)) or 'none'})"
-        )
+        keys = sorted({str(k) for r in sample[:20] if isinstance(r, dict) for k in r})[:8]
+        if not all(_NAME.fullmatch(k) for k in keys):  # lines of text, of which nothing may be repeated here
+            return Sniff(None, None, "text lines of no known format")
+        return Sniff(None, None, f"{container}, but of no known format (fields: {', '.join(keys) or 'none'})")
     return Sniff(container, name, f"{votes[name]} of {len(sample)} sampled records")
 
 
@@ -258,6 +258,9 @@ def _long_sample(path: Path, container: str, limit: int) -> list[Any]:
                 value = parse(raw)
                 return value if isinstance(value, list) else [value]
     return []
+
+
+_NAME = re.compile(r"[\w .@/-]{1,40}")
 
 
 def _binary(head: bytes) -> bool:
@@ -564,7 +567,8 @@ def parse(raw: bytes) -> Any:
         return whole_characters(json.loads(words))
     except (ValueError, RecursionError) as bad:
         said = str(bad) or first
-        cut = "unterminated" in said.lower() or (said.startswith("Expecting") and raw[-1:] not in b"}]")
+        begun = raw.lstrip()[:1] in (b"{", b"[") and raw.rstrip()[-1:] not in (b"}", b"]")
+        cut = begun and ("unterminated" in said.lower() or said.startswith("Expecting"))
         raise BadRecord("truncated_json" if cut else "invalid_json", said[:200]) from None
 
 

@@ -103,7 +103,14 @@ class ChatTemplate:
         try:
             return template.render(variables)
         except Exception as error:  # a template can raise anything; see the module docstring
-            raise TemplateError(f"{self.name}: {_reason(error)}") from error
+            raise TemplateError(f"{self.name}: {self._why(error)}") from error
+
+    def _why(self, error: Exception) -> str:
+        """What went wrong, in words that stand in the template itself: an error may quote the prompt, and is kept."""
+        said = str(error)
+        if len(said) > 8 and any(said in source for source in self.sources.values()):
+            return said
+        return f"it raised {type(error).__name__}"
 
     def prepare(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> Prepared:
         """Messages as an OpenAI-compatible server would hand them to this template; see prepare_messages()."""

@@ -649,7 +649,7 @@ def _parsed(what: str, text: str | bytes | None) -> Any:
         try:
             return json.loads(text)  # reads what orjson refuses: NaN, lone surrogates
         except (ValueError, RecursionError) as error:
-            raise TemplateError(f"{what} are not JSON: {error}") from error
+            raise TemplateError(f"{what} are not JSON") from error
 
 
 def _assistant_message(output_json: str | bytes | None) -> templates.Message | None:

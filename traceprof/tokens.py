@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from traceprof import schema
+from traceprof.errors import TraceprofError
 from traceprof.runs import write_tokens
 from traceprof.tokenizer import EncodedRequests, Tokenizer, encode_requests, load
 from traceprof.trace import Trace, staged
@@ -88,7 +89,17 @@ def tokenize(
             errors.update(one.errors)
             done += sizes[min(number, len(sizes) - 1)]
             say("tokenize", done, sum(sizes))
+        if errors and not any(_has_ids(part) for part in stage.glob("part-*.parquet")):
+            why = errors.most_common(1)[0][0]
+            raise TraceprofError(
+                f"no prompt could be rendered: {why}", remedy="give the model's own --chat-template FILE"
+            )
     return tokenizer_of(trace)
+
+
+def _has_ids(part: Path) -> bool:
+    lengths = pq.read_table(part, columns=["input_symbols"]).column("input_symbols")
+    return bool(lengths.null_count < len(lengths))
 
 
 def _needs(content: Path) -> bool:

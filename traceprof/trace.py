@@ -34,7 +34,7 @@ KINDS = ("requests", "content", "tokens", "rejects")
 class Trace:
     """A finished trace folder.
 
-    >>> Trace("TRACE").manifest["counts"]["requests"]            # doctest: +SKIP
+    >>> Trace("TRACE").manifest["requests"]            # doctest: +SKIP
     12031
     """
 
@@ -81,7 +81,7 @@ def staged(target: str | os.PathLike[str], *, mine: str | None) -> Iterator[Path
     An existing `target` is replaced only when it holds the file `mine` (so that no stranger's folder is lost);
     None: the place is ours by its name.
     """
-    target = Path(target)
+    target = Path(os.path.realpath(target))  # a link keeps pointing where it points
     if (
         mine is not None
         and target.exists()

@@ -10,6 +10,7 @@ from typing import Any
 SHARED = 0.5  # hit rate from which prefix reuse decides
 FEW_USERS = 4  # requests in flight that a slot-based server holds side by side
 MANY_MODELS = 4
+FEW_REQUESTS = 100
 
 _SHARED_SOURCE = (
     "SGLang paper (arXiv 2312.07104): 50 to 99 % hit rate on the workloads where RadixAttention pays"
@@ -29,7 +30,7 @@ def verdict(profile: dict[str, Any]) -> dict[str, Any]:
     rate = next((r for r in rates.values() if r is not None), None)
     reasons: list[dict[str, str | None]] = []
     if not profile["trace"]["requests"]:
-        return _answer("undecided", "low", reasons, [])
+        return _answer("undecided", ["there is no request"], reasons, [])
     users = None if load is None else load["busy"]["p99"]
     if load is not None:
         reasons.append(
@@ -77,16 +78,17 @@ def verdict(profile: dict[str, Any]) -> dict[str, Any]:
                 "source": _MODELS_SOURCE,
             }
         )
-    favoured = _favoured(users, rate, models)
-    return _answer(favoured, _confidence(profile, users, rate), reasons, _alternatives(favoured, models))
+    favoured = "undecided" if users is None and rate is None else _favoured(users, rate, models)
+    return _answer(favoured, _unsure(profile, users, rate), reasons, _alternatives(favoured, models))
 
 
 def _answer(
-    favoured: str, confidence: str, reasons: list[dict[str, str | None]], alternatives: list[dict[str, str]]
+    favoured: str, unsure: list[str], reasons: list[dict[str, str | None]], alternatives: list[dict[str, str]]
 ) -> dict[str, Any]:
     return {
         "favoured": favoured,
-        "confidence": confidence,
+        "confidence": "low" if unsure else "moderate",  # rules never prove: moderate is their best
+        "unsure": unsure,
         "reasons": reasons,
         "checked_by": None,
         "split": None,
@@ -107,19 +109,25 @@ def _favoured(users: float | None, rate: float | None, models: int) -> str:
     return "vLLM"
 
 
-def _confidence(profile: dict[str, Any], users: float | None, rate: float | None) -> str:
-    """Moderate at best: rules never prove. Low when an input is missing, estimated, or close to its threshold."""
+def _unsure(profile: dict[str, Any], users: float | None, rate: float | None) -> list[str]:
+    """Why confidence is low: inputs that are missing, estimated, few, or close to their threshold."""
     load = profile.get("concurrency")
-    if (
-        rate is None
-        or users is None
-        or load is None
-        or not load["measured"]
-        or not profile["tokenizer"]["exact"]
-    ):
-        return "low"
-    near = abs(rate - SHARED) < 0.1 or FEW_USERS / 2 <= users <= FEW_USERS * 2
-    return "low" if near or profile["trace"]["requests"] < 100 else "moderate"
+    why = []
+    if rate is None:
+        why.append("nothing is known of shared prefixes")
+    elif abs(rate - SHARED) < 0.1:
+        why.append(f"the hit rate is within 10 points of {SHARED * 100:.0f} %")
+    if users is None or load is None:
+        why.append("nothing is known of concurrency")
+    elif not load["measured"]:
+        why.append("concurrency is an estimate")
+    elif FEW_USERS / 2 <= users <= FEW_USERS * 2:
+        why.append(f"concurrency is within a factor 2 of {FEW_USERS}")
+    if not profile["tokenizer"]["exact"]:
+        why.append("token counts are estimates")
+    if profile["trace"]["requests"] < FEW_REQUESTS:
+        why.append(f"there are fewer than {FEW_REQUESTS} requests")
+    return why
 
 
 def _alternatives(favoured: str, models: int) -> list[dict[str, str]]:
@@ -132,7 +140,4 @@ def _alternatives(favoured: str, models: int) -> list[dict[str, str]]:
                 "worth a build of about half an hour per model and GPU",
             }
         )
-    other = {"SGLang": "vLLM", "vLLM": "SGLang"}.get(favoured)
-    if other:
-        out.append({"engine": other, "when": "a replay of both on your hardware shows it ahead"})
     return out

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 MEMORY_SHARE = 0.92
-GB = 10**9
 
 
 class Model(NamedTuple):
@@ -33,19 +32,21 @@ class Mark(NamedTuple):
 LLAMA_8B = Model("Llama-3.1-8B", 8_030_261_248 * 2, 32 * 8 * (128 + 128) * 2)
 LLAMA_70B = Model("Llama-3.3-70B", 70_553_706_496 * 2, 80 * 8 * (128 + 128) * 2)
 
+# memory of a card by the name it is sold under, as nvidia-smi shows it (MiB): RTX 4090, H100, H200
+_CARD_BYTES = {"24 GB": 24_564 << 20, "80 GB": 81_559 << 20, "141 GB": 143_771 << 20}
 _MACHINES = (
-    (LLAMA_8B, 1, 24),
-    (LLAMA_8B, 1, 80),
-    (LLAMA_70B, 4, 80),
-    (LLAMA_70B, 8, 141),
+    (LLAMA_8B, 1, "24 GB"),
+    (LLAMA_8B, 1, "80 GB"),
+    (LLAMA_70B, 4, "80 GB"),
+    (LLAMA_70B, 8, "141 GB"),
 )
 
 
 def capacity_tokens(model: Model, gpus: int, gpu_bytes: int) -> int:
     """Tokens of KV cache that `gpus` devices hold beside the weights; 0 when the weights do not fit.
 
-    >>> capacity_tokens(LLAMA_8B, 1, 80 * GB)
-    438993
+    >>> capacity_tokens(LLAMA_8B, 1, 80 * 10**9)
+    438991
     """
     return max(0, int(gpus * gpu_bytes * MEMORY_SHARE - model.weight_bytes) // model.kv_bytes_per_token)
 
@@ -53,10 +54,7 @@ def capacity_tokens(model: Model, gpus: int, gpu_bytes: int) -> int:
 def marks() -> list[Mark]:
     """Common machines, by capacity."""
     found = [
-        Mark(
-            f"{m.name} on {n} x {size} GB" if n > 1 else f"{m.name} on {size} GB",
-            capacity_tokens(m, n, size * GB),
-        )
+        Mark(f"{m.name} on {f'{n} x ' if n > 1 else ''}{size}", capacity_tokens(m, n, _CARD_BYTES[size]))
         for m, n, size in _MACHINES
     ]
     return sorted(found, key=lambda mark: mark.capacity_tokens)

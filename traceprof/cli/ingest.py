@@ -39,4 +39,5 @@ def command(logs: tuple[str, ...], out: str, strict: bool, as_json: bool, quiet:
             f"{found['rejects']:,} rejected, {found['skipped']:,} skipped)"
         )
         opt.say_rejects(found, out)
+    opt.check_requests(found, out)
     return opt.strict_exit(strict, found["rejects"])

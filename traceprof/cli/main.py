@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import Any
 
@@ -63,12 +64,16 @@ def cli(debug: bool) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run the command and end the process with its exit code."""
     words = sys.argv[1:] if argv is None else argv
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # clean up on the way out
     debug = "--debug" in words  # wherever it stands
     words = [w for w in words if w != "--debug"]
     try:
         code = cli.main(words, prog_name="traceprof", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as bare:
+        click.echo(bare.format_message())
+        sys.exit(2)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.Abort:

@@ -129,16 +129,37 @@ def progress(quiet: bool) -> Iterator[Progress | None]:
         yield say
 
 
+def check_requests(manifest: dict[str, Any], trace: str) -> None:
+    """Nothing to profile is an error, which says why."""
+    if manifest["requests"]:
+        return
+    from traceprof.errors import TraceprofError
+
+    counted = {**manifest["rejects_by_reason"], **manifest["skipped_by_reason"]}
+    why = ", ".join(f"{n:,} {reason}" for reason, n in list(counted.items())[:4])
+    remedy = f"see {trace}/rejects" if manifest["rejects"] else "see: traceprof formats"
+    raise TraceprofError(f"none of {manifest['records_in']:,} records is a request ({why})", remedy=remedy)
+
+
+def say_template_errors(errors: dict[str, int]) -> None:
+    """Prompts without tokens, and why, on stderr."""
+    for reason, n in list(errors.items())[:3]:
+        click.echo(f"{n:,} {'request has' if n == 1 else 'requests have'} no tokens: {reason}", err=True)
+
+
 def say_rejects(manifest: dict[str, Any], trace: str) -> None:
     """One line on stderr about records that could not be used, and about files that could not be read."""
     if manifest["rejects"]:
+        what = "record" if manifest["rejects"] == 1 else "records"
         why = ", ".join(f"{n:,} {reason}" for reason, n in list(manifest["rejects_by_reason"].items())[:4])
-        click.echo(f"{manifest['rejects']:,} records rejected ({why}): see {trace}/rejects", err=True)
+        click.echo(f"{manifest['rejects']:,} {what} rejected ({why}): see {trace}/rejects", err=True)
     unread = [s for s in manifest["sources"] if s["format"] is None]
     if unread:
         first = f"{unread[0]['file']}: {unread[0]['detected_by']}"
         more = f", and {len(unread) - 1} more" if len(unread) > 1 else ""
-        click.echo(f"{len(unread)} files not read ({first}{more})", err=True)
+        click.echo(
+            f"{len(unread)} {'file' if len(unread) == 1 else 'files'} not read ({first}{more})", err=True
+        )
 
 
 def show(profile: dict[str, Any], report: Path | None = None) -> None:

@@ -55,7 +55,8 @@ def command(
         load(tokenizer, chat_template)
     with opt.progress(quiet or as_json) as say:
         trace = ingest(logs, folder / "trace", settings, say)
-        tokenize(trace, tokenizer, chat_template, jobs=settings.jobs, progress=say)
+        opt.check_requests(trace.manifest, str(trace.path))
+        info = tokenize(trace, tokenizer, chat_template, jobs=settings.jobs, progress=say)
         found = profile(trace, folder / "profile", progress=say)
         report = folder / "report.html"
         write(folder / "profile", report)
@@ -64,4 +65,5 @@ def command(
     elif not quiet:
         opt.show(found, report)
         opt.say_rejects(trace.manifest, str(trace.path))
+        opt.say_template_errors(info.errors if info else {})
     return opt.strict_exit(strict, trace.manifest["rejects"])

@@ -37,5 +37,4 @@ def command(
         click.echo(
             f"tokens of {trace} are those of {info.name}" + ("" if info.exact else ": counts are estimates")
         )
-        for reason, n in list(info.errors.items())[:3]:
-            click.echo(f"{n:,} requests have no tokens: {reason}", err=True)
+        opt.say_template_errors(info.errors)

@@ -262,17 +262,12 @@ def hashes(value: Any, what: str = "hash_ids") -> NDArray[np.uint64]:
     if not isinstance(value, list):
         raise BadRecord("wrong_type", f"{what} is {_show(value)}, not a list")
     try:
-        found = np.array(value) if value else np.empty(0, np.uint64)
-    except (ValueError, OverflowError):
-        found = np.empty(0, object)
-    if (
-        bool in set(map(type, value))
-        or found.ndim != 1
-        or found.dtype.kind not in "iu"
-        or (found.dtype.kind == "i" and found.min() < 0)
-    ):
-        raise BadRecord("wrong_type", f"{what} holds something that is no whole number from 0 to 2^64-1")
-    return found.astype(np.uint64)
+        if not set(map(type, value)) <= {int}:
+            raise OverflowError
+        return np.array(value, np.uint64)
+    except OverflowError:
+        wrong = f"{what} holds something that is no whole number from 0 to 2^64-1"
+        raise BadRecord("wrong_type", wrong) from None
 
 
 def dumps(value: Any) -> bytes:

@@ -7,6 +7,7 @@ else fresh for every request; `cache_hit` is LiteLLM's own response cache. Sourc
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from traceprof.formats import openai
@@ -27,6 +28,7 @@ from traceprof.formats.base import (
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
 summary = "LiteLLM StandardLoggingPayload, from any callback (JSON, JSONL)"
 
+_CUT = re.compile(rb"\(litellm_truncated skipped \d+ chars")
 _GENERATIONS = {
     "completion": "chat", "acompletion": "chat", "text_completion": "text", "atext_completion": "text",
     "anthropic_messages": "chat", "responses": "responses", "aresponses": "responses",
@@ -63,6 +65,9 @@ def read(record: dict[str, Any]) -> Request | Skip:
         openai.read_response(out, response)
     elif isinstance(response, str) and response and not response.startswith("redacted"):
         out.output_json = dumps({"role": "assistant", "content": response})
+    if out.output_json is not None and _CUT.search(_bytes(out.output_json)):
+        out.output_json = None
+        out.quality.append("output_truncated")
     _counts(out, record, meta)
     failed = record.get("status") == "failure"
     out.status = "error" if failed else "ok"
@@ -119,7 +124,8 @@ def _prompt(out: Request, record: dict[str, Any]) -> None:
                 given[0]["content"],
                 None,
             )  # LiteLLM wraps it in a user message
-    if b"litellm_truncated" in (out.messages_json or (out.prompt_text or "").encode("utf-8", "replace")):
+    shown = (out.messages_json, (out.prompt_text or "").encode("utf-8", "replace"), out.tools_json)
+    if any(_CUT.search(_bytes(part)) for part in shown if part):
         out.content_state = "truncated"
 
 
@@ -132,3 +138,7 @@ def _counts(out: Request, record: dict[str, Any], meta: dict[str, Any]) -> None:
         out.output_tokens = count(record.get("completion_tokens"), "completion_tokens", out.quality)
     if record.get("status") == "failure" and not out.input_tokens:
         out.input_tokens = out.output_tokens = None  # a failure row says 0, and means unknown
+
+
+def _bytes(value: bytes | str) -> bytes:
+    return value if isinstance(value, bytes) else value.encode("utf-8", "replace")

@@ -53,8 +53,10 @@ _RESPONSE_KEYS = (
 _ARRIVAL_KEYS = (
     "arrival_ts", "arrival_time", "arrival", "request_ts", "request_time", "requested_at", "received_at", "start_time",
     "startTime", "started_at", "start_ts", "start", "timestamp", "ts", "@timestamp", "time", "datetime", "created_at",
+    "request_created_at", "createdAt",
 )  # fmt: skip
-_END_KEYS = ("end_ts", "end_time", "endTime", "ended_at", "end", "finished_at", "completed_at", "response_ts")
+_END_KEYS = ("end_ts", "end_time", "endTime", "ended_at", "end", "finished_at", "completed_at", "response_ts",
+             "response_created_at")  # fmt: skip
 _FIRST_KEYS = (
     "first_token_ts",
     "first_token_time",
@@ -65,6 +67,7 @@ _FIRST_KEYS = (
 _E2E_KEYS = {
     "latency_us": 1, "duration_us": 1, "e2e_us": 1,
     "latency_ms": 1e3, "duration_ms": 1e3, "elapsed_ms": 1e3, "e2e_ms": 1e3, "response_time_ms": 1e3,
+    "dur_ms": 1e3, "took_ms": 1e3, "total_ms": 1e3, "delay_ms": 1e3, "dur_s": 1e6, "took_s": 1e6,
     "total_time_ms": 1e3, "durationMs": 1e3, "latencyMs": 1e3,
     "latency_s": 1e6, "duration_s": 1e6, "elapsed_s": 1e6, "e2e_s": 1e6, "latency_seconds": 1e6,
     "duration_seconds": 1e6, "elapsed_seconds": 1e6,
@@ -142,9 +145,24 @@ def request_body(record: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def _is_anthropic(value: dict[str, Any]) -> bool:
+    """An Anthropic Messages body: its system prompt and tools stand apart, and would be lost here."""
+    tools = value.get("tools")
+    return (
+        "system" in value
+        or "anthropic_version" in value
+        or (
+            isinstance(tools, list)
+            and bool(tools)
+            and isinstance(tools[0], dict)
+            and "input_schema" in tools[0]
+        )
+    )
+
+
 def _is_body(value: dict[str, Any]) -> bool:
     if "messages" in value:
-        return True
+        return not _is_anthropic(value)
     return "model" in value and (
         "prompt" in value or ("input" in value and not isinstance(value["input"], dict))
     )
@@ -154,6 +172,8 @@ def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
     """One request; a list of them when a text completion asks for several prompts at once."""
     body = request_body(record)
     if body is None:
+        if any(isinstance(v, dict) and _is_anthropic(v) for v in (record, *map(record.get, _REQUEST_KEYS))):
+            raise BadRecord("unsupported", "an Anthropic Messages body; this reader takes OpenAI's")
         raise BadRecord(
             "missing_field", "neither messages nor prompt and model in the record or one level below it"
         )
@@ -169,6 +189,8 @@ def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
     _times(out, wrapper, roles)
     read_request(out, body)
     if response is not None:
+        if response.get("type") == "message":
+            raise BadRecord("unsupported", "an Anthropic Messages answer; this reader takes OpenAI's")
         read_response(out, response)
     _outcome(out, wrapper, response, roles)
     if record is not body and rest:

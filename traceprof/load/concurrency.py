@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 PREFILL_TOKENS_PER_S = 8_000.0
 TPOT_S = 0.025
 ASSUMED = (
-    f"the log has no end times: each request is taken to last input tokens / {PREFILL_TOKENS_PER_S:,.0f} per second "
+    f"Each request is taken to last input tokens / {PREFILL_TOKENS_PER_S:,.0f} per second "
     f"+ {TPOT_S * 1000:.0f} ms per output token"
 )
 
@@ -28,14 +28,18 @@ class Steps(NamedTuple):
 def in_flight(start_us: NDArray[np.int64], end_us: NDArray[np.int64]) -> Steps:
     """Sweep the intervals [start, end): a request that ends when another starts is not in flight with it.
 
-    Empty intervals count for nothing. Arrays need not be sorted.
+    Empty intervals add nothing, but the time from the first start to the last end counts. Arrays need not be sorted.
 
     >>> in_flight(np.array([0, 5]), np.array([5, 9])).level.tolist()
     [1, 1, 0]
     """
     keep = end_us > start_us
-    at = np.concatenate([start_us[keep], end_us[keep]])
-    change = np.concatenate([np.ones(keep.sum(), np.int64), np.full(keep.sum(), -1)])
+    # the first arrival and the last end are there even when nothing takes time at them
+    edges = [start_us.min(), end_us.max()] if len(start_us) else []
+    at = np.concatenate([start_us[keep], end_us[keep], np.array(edges, np.int64)])
+    change = np.concatenate(
+        [np.ones(keep.sum(), np.int64), np.full(keep.sum(), -1), np.zeros(len(edges), np.int64)]
+    )
     times, where = np.unique(at, return_inverse=True)
     delta = np.zeros(len(times), np.int64)
     np.add.at(delta, where, change)
@@ -48,7 +52,7 @@ def concurrency(steps: Steps) -> dict[str, Any] | None:
     The p-th percentile is the smallest level that is not exceeded for at least p % of the time. `busy` has the same
     over the time in which anything is in flight, and `share_of_time`, how much of the whole that is.
     """
-    if len(steps.at_us) < 2:
+    if not steps.level.any():
         return None
     width, level = np.diff(steps.at_us), steps.level[:-1]
     active = level > 0

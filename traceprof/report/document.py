@@ -154,6 +154,15 @@ def answer(profile: Profile) -> Iterator[str]:
         yield f"On average {number(mean)} {'request' if verb == 'is' else 'requests'} {verb} in flight at once{at_peak}{guess}."
     elif at(profile, "trace", "requests"):
         yield "How many requests run at once cannot be told from this log."
+    cached, told = (
+        at(profile, "reported", "cached_hit_rate"),
+        at(profile, "reported", "requests_with_cached_tokens"),
+    )
+    if cached is not None:
+        yield (
+            f"The log itself reports {percent(cached)} of the input as served from a prefix cache"
+            f" ({plural(told, 'request')} that tell)."
+        )
     if at(profile, "verdict") is not None:
         yield favours(profile)
 
@@ -278,6 +287,9 @@ def _verdict(profile: Profile) -> Section | None:
         (f"Favoured: {engine}" if engine else "No engine is clearly favoured")
         + (f", with {sure}." if sure else ".")
     )
+    unsure = [clean(u, 200) for u in rows_of(verdict, "unsure")]
+    if unsure:
+        parts.append(f"Not more sure, because {'; '.join(unsure)}.")
     reasons = [r if isinstance(r, Mapping) else {"text": r} for r in rows_of(verdict, "reasons")]
     if reasons:
         rows = [
@@ -455,7 +467,7 @@ def _cache(profile: Profile) -> Section | None:
     ceiling = next((r.rate for r in block_rates(profile)), None)
     if len(curve) > 1:
         caption = "Hit rate of a cache that evicts the least recently used state, against its capacity in tokens (logarithmic)."
-        half = next((c for c, rate in curve if rate >= curve[-1][1] / 2), None)
+        half = at(profile, "cache", "working_set_tokens", "50%")
         if half is not None and curve[-1][1] > 0:
             caption += f" {short(half)} tokens give half of the {percent(curve[-1][1])} that {short(curve[-1][0])} tokens give."
         if rows_of(profile, "cache", "memory_marks"):

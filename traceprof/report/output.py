@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from traceprof.errors import TraceprofError, UsageError
-from traceprof.profiler import open_profile
+from traceprof.profiler import find_profile, open_profile
 
 KINDS = (".html", ".md", ".json", ".svg", ".png")
 
@@ -17,7 +17,7 @@ def write(profile: str | os.PathLike[str], out: str | os.PathLike[str], chart: s
 
     The file is complete or absent. Raises UsageError for another ending or a chart that the profile does not have.
     """
-    folder, target = Path(profile), Path(out)
+    folder, target = find_profile(profile), Path(out)
     kind = target.suffix.lower()
     if kind not in KINDS:
         raise UsageError(

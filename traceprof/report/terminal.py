@@ -277,6 +277,9 @@ def _verdict(profile: Profile, page: _Page) -> None:
     caveat = clean(at(profile, "verdict", "caveat"), 600)
     if caveat:
         page.prose(caveat, "dim", indent=2)
+    unsure = [clean(u, 200) for u in rows_of(profile, "verdict", "unsure")]
+    if unsure:
+        page.prose(f"Not more sure, because {'; '.join(unsure)}.", indent=2)
     for other in rows_of(profile, "verdict", "alternatives"):
         if isinstance(other, dict):
             page.prose(
