@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHUNK_BYTES = 24 << 20  # raw log text a worker turns into one run
-PART_BYTES = 96 << 20  # raw log text that goes into one part
+PART_BYTES = 64 << 20  # raw log text that goes into one part
 PART_ROWS = 1 << 20
 MAX_RECORD_BYTES = 64 << 20
 LAST = np.iinfo(np.int64).max  # sort key of a request whose arrival is not known

@@ -6,6 +6,7 @@ lie close together, which the tokenizer's segment cache lives from; ids are writ
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections import Counter, deque
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH_ROWS = 512
+_WORTH_FAST = (
+    1 << 20
+)  # bytes of compressed content, from which the fast library is worth its second of start-up
 METADATA = b"tokenizer"  # key in the metadata of tokens parts
 UNUSABLE = ("truncated", "redacted")  # content states whose text must not stand for the whole prompt
 
@@ -82,10 +86,20 @@ def tokenize(
     say = progress or (lambda what, done, total: None)
     sizes = [p.stat().st_size for p in trace.parts("content")]
     errors: Counter[str] = Counter()
-    with staged(trace.path / "tokens", mine=None) as stage, Workers(jobs if len(parts) > 1 else 1) as workers:
+    jobs = jobs if len(parts) > 1 else 1
+    with contextlib.ExitStack() as closing:
+        stage = closing.enter_context(staged(trace.path / "tokens", mine=None))
         tasks = ((trace.path, number, stage, (tokenizer, chat_template)) for number in range(len(parts)))
+        if tokenizer is None and chat_template is None:
+            # the built-in format is light, and the rest holds no interpreter lock: threads share one tokenizer
+            if sum(sizes) > _WORTH_FAST:
+                assert _loaded(tokenizer, chat_template).backend
+            threads = closing.enter_context(ThreadPoolExecutor(jobs))
+            results = threads.map(lambda task: tokenize_part(*task), tasks)
+        else:
+            results = closing.enter_context(Workers(jobs)).imap(tokenize_part, tasks)
         done = 0
-        for number, one in enumerate(workers.imap(tokenize_part, tasks)):
+        for number, one in enumerate(results):
             errors.update(one.errors)
             done += sizes[min(number, len(sizes) - 1)]
             say("tokenize", done, sum(sizes))

@@ -93,15 +93,15 @@ def _die_with_parent(parent: int) -> None:
     import sys
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _keep_memory()
+    keep_memory()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
 
 
-def _keep_memory() -> None:
-    """Let a worker keep what it freed: getting pages from the system again for every batch is a tenth of its time."""
+def keep_memory() -> None:
+    """Let this process keep what it freed: getting pages from the system again for every batch is a tenth of the time."""
     import ctypes
 
     libc = ctypes.CDLL(None)

@@ -46,7 +46,9 @@ def command(
     from traceprof.profiler import profile
     from traceprof.report.output import write
     from traceprof.tokens import tokenize
+    from traceprof.workers import keep_memory
 
+    keep_memory()
     folder = Path(out)
     settings = opt.make_options(**words)
     if tokenizer or chat_template:  # a wrong path is told before an hour of reading

@@ -25,7 +25,9 @@ def command(
     """
     from traceprof.tokens import tokenize
     from traceprof.trace import Trace
+    from traceprof.workers import keep_memory
 
+    keep_memory()
     opened = Trace(trace)
     with opt.progress(quiet or as_json) as say:
         info = tokenize(opened, tokenizer, chat_template, jobs=opt.jobs_or_cores(jobs), progress=say)
