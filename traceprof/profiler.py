@@ -28,8 +28,7 @@ from traceprof.load.sessions import sessions
 from traceprof.prefix.reuse import MissRatioCurve
 from traceprof.prefix.tree import NO_END, RadixTree, ReuseRuns, Stats, TopPrefix, TreeWithOutputs, hit_tokens
 from traceprof.tokenizer import Tokenizer
-from traceprof.tokenizer import load as load_tokenizer
-from traceprof.tokens import TokenizerInfo, chunks, tokenizer_of
+from traceprof.tokens import TokenizerInfo, chunks, loaded, tokenizer_of
 from traceprof.trace import Trace, staged, write_json
 from traceprof.verdict import verdict
 from traceprof.workers import Progress
@@ -845,7 +844,7 @@ def _decoder(trace: Trace, info: TokenizerInfo | None, prompts: Prompts | None) 
     if trace.manifest["privacy"] != "text":
         return None
     try:
-        tokenizer = load_tokenizer(*info.reload)
+        tokenizer = loaded(*info.reload)
     except TraceprofError:
         return None
     return tokenizer if tokenizer.digest == info.digest else None

@@ -203,7 +203,14 @@ class BuiltIn(ChatTemplate):
 
     def prepare(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> Prepared:
         """As ChatTemplate.prepare."""
-        return prepare_messages(messages, "string")
+        for message in messages:
+            if (
+                type(message) is not dict
+                or type(message.get("content")) is not str
+                or "tool_calls" in message
+            ):
+                return prepare_messages(messages, "string")
+        return Prepared(messages if type(messages) is list else list(messages), 0)
 
     def content_format(self, tools: Sequence[Any] | None = None) -> ContentFormat:
         """It prints content as it is."""

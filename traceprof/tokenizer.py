@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from traceprof import templates
 from traceprof.errors import TraceprofError
@@ -38,6 +38,10 @@ SEGMENT_CACHE_BYTES = 64 << 20
 _BUILT_IN = "DeepSeek-V4 (built in)"
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+Json: TypeAlias = str | bytes | memoryview
+"""JSON as text or as bytes, wherever they lie."""
 
 
 class Encoded(NamedTuple):
@@ -449,10 +453,10 @@ def _digest(tokenizer_json: bytes, template: ChatTemplate) -> str:
 
 def encode_requests(
     tokenizer: Tokenizer,
-    messages_json: Sequence[str | bytes | None],
-    tools_json: Sequence[str | bytes | None] | None = None,
+    messages_json: Sequence[Json | None],
+    tools_json: Sequence[Json | None] | None = None,
     prompt_text: Sequence[str | None] | None = None,
-    output_json: Sequence[str | bytes | None] | None = None,
+    output_json: Sequence[Json | None] | None = None,
     now: Sequence[datetime | None] | None = None,
 ) -> EncodedRequests:
     """Token ids of a batch of logged requests; all sequences have one entry a row.
@@ -552,9 +556,7 @@ class _Renderer:
         # one parsed value for equal tools, which a log repeats in every request of an application
         self._tools: dict[str | bytes, list[Any] | None] = {}
 
-    def chat(
-        self, messages_json: str | bytes | None, tools_json: str | bytes | None, now: datetime | None
-    ) -> _Chat | None:
+    def chat(self, messages_json: Json | None, tools_json: Json | None, now: datetime | None) -> _Chat | None:
         messages = _parsed("messages", messages_json)
         if not messages:
             return None
@@ -573,7 +575,7 @@ class _Renderer:
             text = self._template.render(messages, tools, now=now)
         return _Chat(text, messages, tools, prepared.media_parts, now)
 
-    def generated(self, chat: _Chat, output_json: str | bytes | None) -> str | None:
+    def generated(self, chat: _Chat, output_json: Json | None) -> str | None:
         """What the model wrote after the prompt, as the template writes it; None when the log does not tell."""
         message = _assistant_message(output_json)
         if message is None:
@@ -615,7 +617,7 @@ class _Renderer:
             return False
         return asked == unasked and "Hello" in asked and not middle.startswith(end)
 
-    def text(self, output_json: str | bytes | None) -> str | None:
+    def text(self, output_json: Json | None) -> str | None:
         """The text of a completion."""
         message = _assistant_message(output_json)
         return None if message is None else _content_text(message)
@@ -625,9 +627,11 @@ class _Renderer:
         length = next((n for n in self._end_lengths if end[-n:] in self._end_of_turn), 0)
         return end[:-length] if length else text
 
-    def _parsed_tools(self, tools_json: str | bytes | None) -> list[Any] | None:
+    def _parsed_tools(self, tools_json: Json | None) -> list[Any] | None:
         if tools_json is None:
             return None
+        if isinstance(tools_json, memoryview):
+            tools_json = bytes(tools_json)
         if tools_json not in self._tools:
             tools = _parsed("tools", tools_json)
             if tools is not None and not isinstance(tools, list):
@@ -637,7 +641,7 @@ class _Renderer:
         return self._tools[tools_json]
 
 
-def _parsed(what: str, text: str | bytes | None) -> Any:
+def _parsed(what: str, text: Json | None) -> Any:
     """The JSON value of a text, or None without one."""
     import orjson
 
@@ -647,12 +651,14 @@ def _parsed(what: str, text: str | bytes | None) -> Any:
         return orjson.loads(text)
     except ValueError:
         try:
-            return json.loads(text)  # reads what orjson refuses: NaN, lone surrogates
+            return json.loads(
+                bytes(text) if isinstance(text, memoryview) else text
+            )  # reads what orjson refuses: NaN, lone surrogates
         except (ValueError, RecursionError) as error:
             raise TemplateError(f"{what} are not JSON") from error
 
 
-def _assistant_message(output_json: str | bytes | None) -> templates.Message | None:
+def _assistant_message(output_json: Json | None) -> templates.Message | None:
     """The first choice of a logged output as a message: from a message, a choice around one, a bare text, or a list of these."""
     value = _parsed("outputs", output_json)
     if isinstance(value, list):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH_ROWS = 512
-_WORTH_FAST = (
+WORTH_FAST = (
     1 << 20
 )  # bytes of compressed content, from which the fast library is worth its second of start-up
 METADATA = b"tokenizer"  # key in the metadata of tokens parts
@@ -92,8 +92,8 @@ def tokenize(
         tasks = ((trace.path, number, stage, (tokenizer, chat_template)) for number in range(len(parts)))
         if tokenizer is None and chat_template is None:
             # the built-in format is light, and the rest holds no interpreter lock: threads share one tokenizer
-            if sum(sizes) > _WORTH_FAST:
-                assert _loaded(tokenizer, chat_template).backend
+            if sum(sizes) > WORTH_FAST:
+                assert loaded(tokenizer, chat_template).backend
             threads = closing.enter_context(ThreadPoolExecutor(jobs))
             results = threads.map(lambda task: tokenize_part(*task), tasks)
         else:
@@ -124,14 +124,14 @@ def _needs(content: Path) -> bool:
 
 
 @functools.cache
-def _loaded(tokenizer: str | None, chat_template: str | None) -> Tokenizer:
-    """A worker's tokenizer, kept between its parts."""
+def loaded(tokenizer: str | None, chat_template: str | None) -> Tokenizer:
+    """The tokenizer of a process, kept between parts and steps."""
     return load(tokenizer, chat_template)
 
 
 def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, str | None]) -> _PartDone:
     """Write tokens part `number` into `stage`, under the tokenizer and chat template of `spec`."""
-    tokenizer = _loaded(*spec)
+    tokenizer = loaded(*spec)
     name = f"part-{number:05d}.parquet"
     requests = pq.read_table(
         path / "requests" / name,
@@ -209,11 +209,23 @@ def _encode(
         if not allowed.all():
             mask = pa.array(allowed)
             columns = [pc.if_else(mask, c, pa.scalar(None, c.type)) for c in columns]
-        messages, tools, prompts, answers = (c.to_pylist() for c in columns)
+        messages, tools, answers = (_views(columns[i]) for i in (0, 1, 3))
+        prompts = columns[2].to_pylist()
         now = None if times is None else [times[i] for i in at]
         encoded.append(encode_requests(tokenizer, messages, tools, prompts, answers, now))
         rows.append(at)
     return (np.concatenate(rows) if rows else np.empty(0, np.int64)), encoded
+
+
+def _views(column: pa.Array) -> list[memoryview | None]:
+    """The values of a binary column where they lie; parsing reads them once, so there is no need of a copy."""
+    if column.null_count == len(column):
+        return [None] * len(column)
+    _, offsets, data = column.buffers()
+    at = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1].tolist()
+    bytes_ = memoryview(data)
+    known = column.is_valid().to_pylist()
+    return [bytes_[a:b] if ok else None for a, b, ok in zip(at[:-1], at[1:], known, strict=True)]
 
 
 def _where(told: pa.ChunkedArray, old: pa.ChunkedArray, new: pa.Array) -> pa.Array:

@@ -42,23 +42,26 @@ def command(
     \b
     traceprof run chat.jsonl.gz -o out --tokenizer ./my-model
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from traceprof.ingest import ingest
     from traceprof.profiler import profile
     from traceprof.report.output import write
-    from traceprof.tokens import tokenize
-    from traceprof.workers import keep_memory
+    from traceprof.tokens import loaded, tokenize
+    from traceprof.workers import give_back_memory, keep_memory
 
     keep_memory()
     folder = Path(out)
     settings = opt.make_options(**words)
     if tokenizer or chat_template:  # a wrong path is told before an hour of reading
-        from traceprof.tokenizer import load
-
-        load(tokenizer, chat_template)
-    with opt.progress(quiet or as_json) as say:
+        loaded(tokenizer, chat_template)
+    with opt.progress(quiet or as_json) as say, ThreadPoolExecutor(1) as beside:
+        if _bytes(logs) > _LARGE:
+            beside.submit(_warm_up, tokenizer, chat_template)
         trace = ingest(logs, folder / "trace", settings, say)
         opt.check_requests(trace.manifest, str(trace.path))
         info = tokenize(trace, tokenizer, chat_template, jobs=settings.jobs, progress=say)
+        give_back_memory()
         found = profile(trace, folder / "profile", progress=say)
         report = folder / "report.html"
         write(folder / "profile", report)
@@ -69,3 +72,28 @@ def command(
         opt.say_rejects(trace.manifest, str(trace.path))
         opt.say_template_errors(info.errors if info else {})
     return opt.strict_exit(strict, trace.manifest["rejects"])
+
+
+_LARGE = 32 << 20  # bytes of log, from which start-up of the later steps is worth doing beside the reading
+
+
+def _bytes(logs: tuple[str, ...]) -> int:
+    """Size of the files that are named as such."""
+    return sum(Path(log).stat().st_size for log in logs if Path(log).is_file())
+
+
+def _warm_up(tokenizer: str | None, chat_template: str | None) -> None:
+    """Load what the later steps begin with while the workers read: tokenizer, kernels, charts."""
+    import numpy as np
+
+    from traceprof.prefix.tree import NO_END, RadixTree, TreeWithOutputs, sequences
+    from traceprof.tokens import loaded
+
+    if tokenizer is None and chat_template is None:
+        assert loaded(None, None).backend
+    tiny = sequences([[1, 2], [1]])
+    RadixTree(reuse=True).insert(*tiny)
+    RadixTree().insert(*tiny)
+    times = np.zeros(2, np.int64)
+    TreeWithOutputs().insert(*tiny, *tiny, arrival_us=times, end_us=np.full(2, NO_END))
+    import traceprof.report.charts  # noqa: F401
