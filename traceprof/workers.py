@@ -64,7 +64,7 @@ class Workers:
                 yield future.result()
         except BrokenProcessPool:
             raise TraceprofError(
-                "a worker process was killed, most likely for want of memory",
+                "a worker process ended before its work was done: killed from outside, or out of memory",
                 remedy="a smaller --jobs needs less",
             ) from None
 
