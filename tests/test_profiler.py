@@ -340,3 +340,17 @@ def test_a_template_that_fails_on_all_is_an_error(tmp_path):
     with pytest.raises(TraceprofError, match=r"no prompt could be rendered.*no such luck today"):
         tokenize(trace, None, str(template))
     assert not trace.parts("tokens")
+
+
+def test_a_template_that_changed_is_read_again(tmp_path):
+    """A tokenizer is kept between steps only while its files stay as they are."""
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"model": "m", "messages": [{"role": "user", "content": "hello"}]}\n')
+    trace = ingest([log], tmp_path / "t")
+    template = tmp_path / "t.jinja"
+    counts = []
+    for source in ("{{ messages[0].content }}", "{{ messages[0].content }} and more of it"):
+        template.write_text(source)
+        tokenize(trace, None, str(template))
+        counts.append(len(trace.scan("tokens").collect()["input_ids"][0]))
+    assert counts[0] < counts[1]

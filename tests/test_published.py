@@ -5,7 +5,6 @@ is not there is not defined. docs/validation.md has the table of all figures, ou
 """
 
 import csv
-import functools
 import gzip
 import json
 import zipfile
@@ -18,7 +17,6 @@ import polars as pl
 import pytest
 
 from tests import llama3
-from traceprof import profiler, tokens
 from traceprof.errors import TraceprofError
 from traceprof.ingest import Options, ingest
 from traceprof.load.concurrency import in_flight
@@ -47,16 +45,12 @@ def values(lengths, keys):
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    """Llama 3's tokenizer.json, loaded once instead of twice a trace: reading 17 MB of JSON is most of a small trace's time."""
+    """Llama 3's tokenizer.json, at one path, so that a process loads it once."""
     path = tmp_path_factory.mktemp("llama3") / "tokenizer.json"
     text = llama3.tokenizer_json()
     assert text is not None, "the tests need the package llama-models"
     path.write_text(text, "utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        once = functools.cache(tokens.load)
-        patch.setattr(tokens, "load", once)
-        patch.setattr(profiler, "load_tokenizer", once)
-        yield str(path)
+    return str(path)
 
 
 # -- LMCache agent traces: text in, hit rate out ------------------------------------------------------------------

@@ -123,10 +123,23 @@ def _needs(content: Path) -> bool:
     return bool(pc.any(pc.equal(level, "text")).as_py())
 
 
-@functools.cache
 def loaded(tokenizer: str | None, chat_template: str | None) -> Tokenizer:
-    """The tokenizer of a process, kept between parts and steps."""
+    """The tokenizer of a process, kept between parts and steps for as long as its files stay as they are."""
+    return _kept(tokenizer, chat_template, _stamp(tokenizer), _stamp(chat_template))
+
+
+@functools.lru_cache(maxsize=4)
+def _kept(tokenizer: str | None, chat_template: str | None, *_stamps: object) -> Tokenizer:
     return load(tokenizer, chat_template)
+
+
+def _stamp(spec: str | None) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of the files that a tokenizer or template may be read from."""
+    if spec is None or not Path(spec).exists():
+        return ()
+    folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jinja") or p == Path(spec))
+    return tuple((p.name, (at := p.stat()).st_size, at.st_mtime_ns) for p in files)
 
 
 def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, str | None]) -> _PartDone:
