@@ -72,9 +72,8 @@ class Prefix(NamedTuple):
     top: list[TopPrefix]
     top_symbols: list[NDArray[Any]]
     how_outputs: str  # when outputs enter
-    matched_without_rejected: (
-        NDArray[np.int64] | None
-    )  # rejected requests neither count nor warm; None without any
+    # rejected requests neither count nor warm; None where there are none
+    matched_without_rejected: NDArray[np.int64] | None
 
 
 def profile(
@@ -413,9 +412,8 @@ def _session_roots(rows: pl.DataFrame, prompts: Prompts) -> NDArray[np.int64] | 
     if names.null_count() == len(names):
         return None
     key = pl.DataFrame({"root": prompts.roots, "session": names}).with_row_index("place")
-    nobody = pl.when(pl.col("session").is_null()).then(
-        "place"
-    )  # without a session there is nobody to share with
+    # without a session there is nobody to share with
+    nobody = pl.when(pl.col("session").is_null()).then("place")
     group = pl.struct("root", "session", nobody.alias("nobody")).rank("dense").cast(pl.Int64) - 1
     return key.select(group).to_series().to_numpy()
 

@@ -164,9 +164,8 @@ class RunWriter:
         self._arrivals.append(arrival if timed else LAST)  # type: ignore[arg-type]
         self._clocks.append(CLOCKS.index(request.clock) if timed else -1)
         content = (request.messages_json, request.prompt_text, request.tools_json, request.output_json)
-        size = max(
-            size, sum(len(c) for c in content if c is not None)
-        )  # a turn of a long chat is larger than its share
+        # a turn of a long chat is larger than its share of the record
+        size = max(size, sum(len(c) for c in content if c is not None))
         self.bytes += size
         identity = request.request_id or request.provider_request_id
         self._ids.append(b"" if identity is None else identity.encode("utf-8", "replace"))
@@ -263,9 +262,8 @@ class RunWriter:
         arrivals, clocks = np.asarray(self._arrivals, np.int64), np.asarray(self._clocks, np.int8)
         order = np.argsort(keys, kind="stable")
         if len(order) and int(np.abs(order - np.arange(len(order))).max()) > max(_BATCH, len(order) // 4):
-            for (
-                name
-            ) in self._files:  # far from sorted: sort it here, so that a part need not read all of every run
+            # far from sorted: sort it here, so that a part need not read all of every run
+            for name in self._files:
                 table = _read_ipc(self.folder / f"{name}.arrow", 0, run.requests).take(order)
                 with _new_ipc(
                     self.folder / f"{name}.arrow", table.schema, self.options.spool_compression

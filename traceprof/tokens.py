@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH_ROWS = 512
-WORTH_FAST = (
-    1 << 20
-)  # bytes of compressed content, from which the fast library is worth its second of start-up
+# bytes of compressed content, from which the fast library is worth its second of start-up
+WORTH_FAST = 1 << 20
 METADATA = b"tokenizer"  # key in the metadata of tokens parts
 UNUSABLE = ("truncated", "redacted")  # content states whose text must not stand for the whole prompt
 
@@ -46,11 +45,6 @@ class TokenizerInfo(NamedTuple):
     digest: str | None
     reload: tuple[str | None, str | None] | None  # what to give to tokenizer.load to have it again
     errors: dict[str, int]  # rows without ids because their template failed, by reason
-
-
-class _PartDone(NamedTuple):
-    tokens: int
-    errors: Counter[str]
 
 
 def tokenizer_of(trace: Trace) -> TokenizerInfo | None:
@@ -84,7 +78,7 @@ def tokenize(
     if not any(_needs(part) for part in parts):
         return None
     say = progress or (lambda what, done, total: None)
-    sizes = [p.stat().st_size for p in trace.parts("content")]
+    sizes = [part.stat().st_size for part in parts]
     errors: Counter[str] = Counter()
     jobs = jobs if len(parts) > 1 else 1
     with contextlib.ExitStack() as closing:
@@ -99,9 +93,9 @@ def tokenize(
         else:
             results = closing.enter_context(Workers(jobs)).imap(tokenize_part, tasks)
         done = 0
-        for number, one in enumerate(results):
-            errors.update(one.errors)
-            done += sizes[min(number, len(sizes) - 1)]
+        for size, failed in zip(sizes, results, strict=True):
+            errors.update(failed)
+            done += size
             say("tokenize", done, sum(sizes))
         if errors and not any(_has_ids(part) for part in stage.glob("part-*.parquet")):
             why = errors.most_common(1)[0][0]
@@ -142,8 +136,8 @@ def _stamp(spec: str | None) -> tuple[tuple[str, int, int], ...]:
     return tuple((p.name, (at := p.stat()).st_size, at.st_mtime_ns) for p in files)
 
 
-def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, str | None]) -> _PartDone:
-    """Write tokens part `number` into `stage`, under the tokenizer and chat template of `spec`."""
+def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, str | None]) -> Counter[str]:
+    """Write tokens part `number` into `stage`, under the tokenizer and template of `spec`; returns why rows failed."""
     tokenizer = loaded(*spec)
     name = f"part-{number:05d}.parquet"
     requests = pq.read_table(
@@ -151,9 +145,8 @@ def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, 
         columns=["request_id", "content_state", "content_level", "arrival_ts", "block_size"],
     )
     usable = pc.invert(pc.is_in(requests.column("content_state").cast(pa.string()), pa.array(UNUSABLE)))
-    told = pc.invert(
-        pc.equal(requests.column("content_level").cast(pa.string()), "text")
-    )  # by the log itself
+    # rows whose ids or hashes the log itself told
+    told = pc.invert(pc.equal(requests.column("content_level").cast(pa.string()), "text"))
     given = path / "tokens" / name
     old = pq.read_table(given) if given.exists() and pc.any(told).as_py() else None
     if old is not None:
@@ -197,7 +190,7 @@ def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, 
         "errors": dict(errors),
     }
     write_tokens(table, stage / name, {METADATA: json.dumps(info).encode()})
-    return _PartDone(len(inputs.values) if inputs.null_count < len(inputs) else 0, errors)
+    return errors
 
 
 def _encode(
@@ -216,9 +209,8 @@ def _encode(
         at = batch.column("row").to_numpy().astype(np.int64)
         allowed = may[at]
         columns = [batch.column(c) for c in ("messages_json", "tools_json", "prompt_text", "output_json")]
-        columns = [
-            c if i == 2 else c.cast(pa.large_binary()) for i, c in enumerate(columns)
-        ]  # JSON is parsed as bytes
+        # JSON is parsed as bytes
+        columns = [c if i == 2 else c.cast(pa.large_binary()) for i, c in enumerate(columns)]
         if not allowed.all():
             mask = pa.array(allowed)
             columns = [pc.if_else(mask, c, pa.scalar(None, c.type)) for c in columns]
@@ -262,7 +254,6 @@ def _lists(rows: NDArray[np.int64], parts: list[Any], valid: list[NDArray[np.boo
     )
     where = np.full(n, -1, np.int64)
     where[rows] = np.arange(len(rows))
-    known &= where >= 0
     return flat.take(pa.array(where, mask=~known)).cast(type_)
 
 
@@ -278,9 +269,7 @@ class Chunk(NamedTuple):
     output_known: NDArray[np.bool_]
 
 
-def chunks(
-    trace: Trace, column: str = "input_ids", *, outputs: bool = False, rows: int = 4096
-) -> Iterator[Chunk]:
+def chunks(trace: Trace, column: str = "input_ids", *, outputs: bool = False) -> Iterator[Chunk]:
     """The trace's token ids (`input_ids`) or block hashes (`block_hashes`), chunk after chunk."""
     wanted = [column, "output_ids"] if outputs else [column]
     groups = [
