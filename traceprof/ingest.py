@@ -313,7 +313,7 @@ def _apply_all(module: ModuleType, values: list[Any], extra: dict[str, Any]) -> 
     return out or Skip("empty_list")
 
 
-def _records(segment: Segment, limit: int) -> Iterator[tuple[int, bytes, Any]]:
+def _records(segment: Segment, limit: int) -> Iterator[tuple[int, bytes | memoryview, Any]]:
     """(row, raw bytes, parsed value or BadRecord) of a segment; a record over `limit` bytes is not parsed."""
     if segment.container == "too_large":
         assert isinstance(segment.data, list)
@@ -326,12 +326,12 @@ def _records(segment: Segment, limit: int) -> Iterator[tuple[int, bytes, Any]]:
     elif segment.container == "csv":
         yield from _csv_records(segment)
     else:
-        data = segment.data if isinstance(segment.data, list) else segment.text().split(b"\n")
+        data = segment.data if isinstance(segment.data, list) else sources.split(segment.text())
         for row, raw in enumerate(data, segment.first):
             if len(raw) > limit:
                 yield row, b"", _too_large(len(raw))
                 continue
-            if not raw or raw.isspace():
+            if not raw or (raw[0] <= 32 and bytes(raw).isspace()):
                 continue
             try:
                 yield row, raw, sources.parse(raw)
@@ -399,6 +399,7 @@ def _read_joined(
     def records() -> Iterator[Record]:
         for segment in itertools.chain.from_iterable(_tasks(members, options)):
             for row, raw, value in _records(segment, options.max_record_bytes):
+                raw = bytes(raw)  # kept until its partners come; a view would keep the whole chunk
                 several = isinstance(value, list) and segment.container == "jsonl"
                 for one in value if several else (value,):
                     if isinstance(one, BadRecord):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -89,6 +90,9 @@ _DIRECT = [
 ]
 
 
+_GET_DIRECT = operator.attrgetter(*_DIRECT)
+
+
 class RunWriter:
     """Collects what readers return, in input order, and writes it sorted by arrival."""
 
@@ -113,7 +117,7 @@ class RunWriter:
         file: str,
         fmt: str,
         row: int,
-        raw: bytes,
+        raw: bytes | memoryview,
         result: Result,
     ) -> None:
         """Take one record and what it became; a list stands for several requests of one record."""
@@ -129,7 +133,7 @@ class RunWriter:
         fmt: str,
         row: int,
         place: int,
-        raw: bytes,
+        raw: bytes | memoryview,
         result: Request | Skip | BadRecord,
         size: int,
     ) -> None:
@@ -153,7 +157,7 @@ class RunWriter:
                 fmt.replace("_", "-"),
                 result.reason,
                 result.detail,
-                raw.decode("utf-8", "replace") or None,
+                bytes(raw).decode("utf-8", "replace") or None,
             )
         )
 
@@ -203,8 +207,7 @@ class RunWriter:
             "end_ts": [q.end_us if q.clock == "absolute" else None for q in rows],
             "arrival_offset_us": [q.arrival_us for q in rows],  # the merge takes the first arrival off
         }
-        for name in _DIRECT:
-            columns[name] = [getattr(q, name) for q in rows]
+        columns.update(zip(_DIRECT, map(list, zip(*map(_GET_DIRECT, rows), strict=True)), strict=True))
         for place, q in enumerate(rows):
             if q.clock != "absolute" and q.arrival_us is not None:
                 if columns["e2e_us"][place] is None and q.end_us is not None:
@@ -297,7 +300,7 @@ def _check(request: Request) -> BadRecord | None:
 
 
 def _all_null(values: list[Any]) -> bool:
-    return next((v for v in values if v is not None), None) is None
+    return values[0] is None and set(map(type, values)) == {type(None)}
 
 
 def _length(value: Any) -> int | None:

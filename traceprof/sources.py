@@ -387,6 +387,16 @@ def spans(path: Path, chunk: int, limit: int) -> Iterator[Span | TooLarge]:
             row, begin = row + (lines_in or 1), begin + length
 
 
+def split(data: bytes) -> Iterator[memoryview]:
+    """Lines of `data` without their newlines, each where it lies."""
+    whole = memoryview(data)
+    start = 0
+    while (end := data.find(b"\n", start)) >= 0:
+        yield whole[start:end]
+        start = end + 1
+    yield whole[start:]
+
+
 def lines(stream: Readable, chunk: int, limit: int, *, quoted: bool = False) -> Iterator[Lines | TooLarge]:
     """A text stream as chunks of whole lines of about `chunk` bytes; a line over `limit` bytes is passed over.
 
@@ -548,13 +558,13 @@ def elements(stream: Readable, limit: int, chunk: int = 1 << 20) -> Iterator[tup
         yield value()
 
 
-def parse(raw: bytes) -> Any:
+def parse(raw: bytes | memoryview) -> Any:
     """One JSON value; raises BadRecord that names what is wrong with the bytes."""
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as bad:
         first = str(bad)
-    raw = raw.removeprefix(_BOM)  # of a file that was appended to another
+    raw = bytes(raw).removeprefix(_BOM)  # of a file that was appended to another
     try:
         words = raw.decode("utf-8")
     except UnicodeDecodeError as bad:

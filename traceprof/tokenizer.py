@@ -63,7 +63,6 @@ class EncodedRequests(NamedTuple):
     output_valid: npt.NDArray[np.bool_]  # False: output not known
     media_parts: npt.NDArray[np.int32]  # images and the like, counted as the few tokens of their placeholder
     errors: list[str | None]  # what was wrong with a row, whose input or output then has no ids
-    rendered_chars: int  # characters tokenized, for progress and speed
 
 
 class Tokenizer:
@@ -516,9 +515,6 @@ def encode_requests(
         output_valid=_marked(output_rows, count),
         media_parts=media_parts,
         errors=errors,
-        rendered_chars=sum(map(len, chats.texts))
-        + sum(map(len, prompts.texts))
-        + sum(map(len, outputs.texts)),
     )
 
 

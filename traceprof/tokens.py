@@ -245,16 +245,19 @@ def _lists(rows: NDArray[np.int64], parts: list[Any], valid: list[NDArray[np.boo
     type_ = schema.arrow(schema.TOKENS).field("input_ids").type
     if not parts:
         return pa.nulls(n, type_)
-    length = np.concatenate([np.diff(one.offsets) for one in parts])
     known = np.zeros(n, bool)
     known[rows] = np.concatenate(valid)
-    flat = pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], np.cumsum(length)]).astype(np.int32)),
-        pa.array(np.concatenate([one.ids for one in parts])),
-    )
-    where = np.full(n, -1, np.int64)
-    where[rows] = np.arange(len(rows))
-    return flat.take(pa.array(where, mask=~known)).cast(type_)
+    ends = np.zeros(n + 1, np.int64)
+    ends[rows + 1] = np.concatenate([np.diff(one.offsets) for one in parts])
+    np.cumsum(ends, out=ends)
+    ids = np.empty(ends[-1], np.uint32)
+    starts = iter(ends[rows].tolist())
+    for one in parts:
+        cuts = one.offsets.tolist()
+        for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+            start = next(starts)
+            ids[start : start + b - a] = one.ids[a:b]
+    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(ids), type=type_, mask=pa.array(~known))
 
 
 class Chunk(NamedTuple):

@@ -334,6 +334,8 @@ def checked(value: Any, request: Request) -> list[dict[str, Any]]:
         raise BadRecord("wrong_type", f"messages is {_show(value)}, not a list")
     swap: dict[int, Any] = {}
     for i, message in enumerate(value):
+        if type(message) is dict and type(message.get("role")) is type(message.get("content")) is str:
+            continue
         if not isinstance(message, dict):
             raise BadRecord("wrong_type", f"message {i} is {_show(message)}, not an object")
         if not isinstance(message.get("role"), str):

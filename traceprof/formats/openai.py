@@ -381,6 +381,8 @@ def _times(out: Request, wrapper: dict[str, Any], roles: _Roles) -> None:
 
 
 def _float(value: Any) -> float | None:
+    if type(value) is str and value[4:5] == "-" and value[:4].isdigit():  # a date; float() would take its time to refuse it
+        return None
     try:
         return float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
     except (ValueError, OverflowError):
