@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from hypothesis import settings
 
+from traceprof import formats
 from traceprof.ingest import Options, ingest
 from traceprof.trace import Trace
 
@@ -24,17 +25,9 @@ settings.load_profile("gate" if os.environ.get("CI") else "here")
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 FORMATS = {
-    "openai": "openai.jsonl",
-    "openai-batch": "openai-batch.jsonl",
-    "sharegpt": "sharegpt.json",
-    "conversation": "conversation.jsonl",
-    "litellm": "litellm.jsonl",
-    "lmcache": "lmcache.jsonl",
-    "weka": "weka.json",
-    "mooncake": "mooncake.jsonl",
-    "qwen-bailian": "qwen-bailian.jsonl",
-    "azure-llm": "azure-llm.csv",
-    "burstgpt": "burstgpt.csv",
+    label: next(p.name for p in sorted(SAMPLES.glob(f"{label}.*")))
+    for label in (name.replace("_", "-") for name in formats.NAMES)
+    if any(SAMPLES.glob(f"{label}.*"))
 }
 
 

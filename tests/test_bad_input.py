@@ -411,7 +411,7 @@ def test_what_the_user_may_get_wrong(tmp_path: Path, command: Command) -> None:
         ([log, "-o", tmp_path / "stranger"], 1, ["stranger", "not written by traceprof", "give another -o"]),
         ([log, "-o", tmp_path / "file" / "trace"], 1, ["cannot be written", "give another -o"]),
         ([log, "-o", tmp_path], 1, ["not written by traceprof"]),
-        ([log, "-o", trace, "--format", "apache"], 2, ["apache", "one of: azure-llm"]),
+        ([log, "-o", trace, "--format", "apache"], 2, ["apache", "one of: anthropic"]),
         ([log, "-o", trace, "--block-size", "16"], 2, ["--block-size", "openai"]),
         ([log, "-o", trace, "--block-size", "0"], 2, ["--block-size"]),
         ([log, "-o", trace, "--order", "random"], 2, ["--order"]),

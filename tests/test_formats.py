@@ -400,15 +400,22 @@ def test_token_ids_of_prompts_and_answers_are_kept(ingested: Ingested) -> None:
     assert row["content_level"] == "tokens" and row["operation"] == "text" and row["prompt_text"] is None
 
 
-def test_embeddings_are_skipped_and_responses_are_refused(ingested: Ingested) -> None:
-    """An embedding is no generation; a Responses API body is named as unsupported, not misread."""
+def test_embeddings_are_skipped_and_responses_are_read(ingested: Ingested) -> None:
+    """An embedding is no generation; a Responses API body among chat bodies is read as what it is."""
     trace = ingested([
         pair(1),
         pair(2, request={"model": "text-embedding-3", "input": "x"}),
         pair(3, request={"model": "m", "input": ["x"], "encoding_format": "float"}),
         pair(4, request={"model": "m", "input": "hi", "instructions": "be brief"}),
     ])  # fmt: skip
-    assert trace.manifest["skipped_by_reason"] == {"embedding": 2} and reasons(trace) == {"unsupported": 1}
+    assert trace.manifest["skipped_by_reason"] == {"embedding": 2} and not reasons(trace)
+    found = {r["request_id"]: r for r in rows(trace)}
+    assert found["r4"]["operation"] == "responses"
+    kept = {c["request_id"]: c["messages_json"] for c in rows(trace, "content")}
+    assert json.loads(kept["r4"]) == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "hi"},
+    ]
 
 
 def test_usage(ingested: Ingested) -> None:
@@ -656,17 +663,100 @@ def test_block_hashes_of_64_random_bits_are_read(tmp_path: Path) -> None:
     assert trace.scan("tokens").collect()["block_hashes"].to_list() == [ids]
 
 
-def test_anthropic_bodies_are_refused_not_misread(tmp_path: Path) -> None:
-    """Their system prompt and tools stand apart: reading them as OpenAI's would lose both."""
+def test_anthropic_bodies_keep_system_and_tools(ingested: Ingested) -> None:
+    """Among OpenAI bodies too: system first, tool calls and results as messages, marks for the cache dropped."""
+    marked = {"cache_control": {"type": "ephemeral"}}
     request = {
         "model": "c",
         "max_tokens": 5,
-        "system": "Be brief.",
-        "messages": [{"role": "user", "content": "x"}],
+        "system": [{"type": "text", "text": "Be brief.", **marked}, {"type": "text", "text": "Be kind."}],
+        "tools": [{"name": "f", "input_schema": {"z": 1, "a": 2}, **marked}],
+        "messages": [
+            {"role": "user", "content": "x"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "hm"},
+                    {"type": "text", "text": "I look."},
+                    {"type": "tool_use", "id": "t1", "name": "f", "input": {"b": 1, "a": "ü"}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "42"}]},
+                    {"type": "text", "text": "go on", **marked},
+                ],
+            },
+        ],
     }
+    usage = {
+        "input_tokens": 3,
+        "cache_read_input_tokens": 40,
+        "cache_creation_input_tokens": 5,
+        "output_tokens": 2,
+    }
+    content = [{"type": "text", "text": "Done."}]
+    answer = {"id": "m", "type": "message", "content": content, "stop_reason": "max_tokens", "usage": usage}
+    trace = ingested([pair(1), pair(2, request=request, response=answer)])
+    assert trace.manifest["requests"] == 2
+    row = next(r for r in rows(trace) if r["request_id"] == "r2")
+    assert (row["input_tokens"], row["cached_input_tokens"], row["cache_write_tokens"]) == (48, 40, 5)
+    assert (row["output_tokens"], row["finish_reason"]) == (2, "length")
+    assert "usage_excludes_cache_fixed" in row["quality"]
+    kept = next(c for c in rows(trace, "content") if c["request_id"] == "r2")
+    call = {"id": "t1", "type": "function", "function": {"name": "f", "arguments": '{"b":1,"a":"ü"}'}}
+    assert json.loads(kept["messages_json"]) == [
+        {
+            "role": "system",
+            "content": [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind."}],
+        },
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "I look.", "reasoning_content": "hm", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "t1", "content": "42"},
+        {"role": "user", "content": "go on"},
+    ]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"z": 1, "a": 2}}}
+    assert kept["tools_json"] == json.dumps([tool], separators=(",", ":"))
+    assert json.loads(kept["output_json"]) == {"role": "assistant", "content": "Done."}
+
+
+def test_anthropic_body_is_told_by_its_answer(ingested: Ingested) -> None:
+    """A body that could be OpenAI's is Anthropic's when its answer is, and its usage is summed."""
+    body = {"model": "c", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+    answer = {"type": "message", "content": [], "usage": {"input_tokens": 3, "cache_read_input_tokens": 4}}
+    trace = ingested([pair(1, request=body, response=answer)])
+    assert trace.manifest["formats"] == {"anthropic": 1}
+    assert rows(trace)[0]["input_tokens"] == 7
+
+
+def test_bodies_as_json_in_strings(ingested: Ingested) -> None:
+    """A body or an answer that a logger wrote as JSON text is read like the object, also when it did so twice."""
+    plain = one(ingested, pair(1))
+    for depth in (1, 2):
+        log = pair(1)
+        for key in ("request", "response"):
+            for _ in range(depth):
+                log[key] = json.dumps(log[key])
+        row = one(ingested, log)
+        for column in ("messages_json", "output_json", "input_tokens", "model_requested"):
+            assert row[column] == plain[column], (depth, column)
+
+
+def test_a_prompt_partly_on_the_server_counts_no_hits(tmp_path: Path) -> None:
+    """previous_response_id: the row stays, marked; its text alone would give a wrong hit rate."""
+    from traceprof.profiler import profile
+    from traceprof.tokens import tokenize
+
+    asked = {"model": "m", "input": "hello there " * 50, "instructions": "be brief"}
     log = tmp_path / "log.jsonl"
+    later = {**asked, "previous_response_id": "resp_1"}
     log.write_text(
-        (json.dumps(pair(1)) + "\n") * 1 + json.dumps({"timestamp": 1.7e9, "request": request}) + "\n"
+        "".join(json.dumps(pair(i, request=r)) + "\n" for i, r in enumerate([asked, later, asked]))
     )
     trace = ingest([log], tmp_path / "t")
-    assert trace.manifest["requests"] == 1 and trace.manifest["rejects_by_reason"] == {"unsupported": 1}
+    assert sorted(r["content_state"] for r in rows(trace)) == ["complete", "complete", "partial_history"]
+    tokenize(trace)
+    found = profile(trace, tmp_path / "p")
+    assert found["prefix"]["requests_with_hit"] == 1
+    assert any("on the server" in left["reason"] for left in found["left_out"])

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "traceprof"
 LAYERS = [
     {"errors", "schema", "trace", "__init__"},
     {"kernels"},
-    {"formats", "prefix", "load", "caches", "contracts"},
+    {"formats", "bodies", "prefix", "load", "caches", "contracts"},
     {"sources", "templates", "tokenizer", "verdict", "workers"},
     {"runs"},
     {"ingest"},

@@ -326,7 +326,9 @@ def _records(segment: Segment, limit: int) -> Iterator[tuple[int, bytes | memory
     elif segment.container == "csv":
         yield from _csv_records(segment)
     else:
-        data = segment.data if isinstance(segment.data, list) else sources.split(segment.text())
+        data: Iterable[bytes | memoryview] = (
+            segment.data if isinstance(segment.data, list) else sources.split(segment.text())
+        )
         for row, raw in enumerate(data, segment.first):
             if len(raw) > limit:
                 yield row, b"", _too_large(len(raw))

@@ -28,7 +28,7 @@ from traceprof.load.sessions import sessions
 from traceprof.prefix.reuse import MissRatioCurve
 from traceprof.prefix.tree import NO_END, RadixTree, ReuseRuns, Stats, TopPrefix, TreeWithOutputs, hit_tokens
 from traceprof.tokenizer import Tokenizer
-from traceprof.tokens import TokenizerInfo, chunks, loaded, tokenizer_of
+from traceprof.tokens import UNUSABLE, TokenizerInfo, chunks, loaded, tokenizer_of
 from traceprof.trace import Trace, staged, write_json
 from traceprof.verdict import verdict
 from traceprof.workers import Progress
@@ -246,11 +246,11 @@ def _prompts(
 
 
 def _why_unknown(rows: pl.DataFrame, info: TokenizerInfo | None) -> str:
-    cut = rows["content_state"].is_in(["truncated", "redacted"]).sum()
+    cut = rows["content_state"].is_in(UNUSABLE).sum()
     failed = sum(info.errors.values()) if info else 0
     said = []
     if cut:
-        said.append(f"{cut:,} were cut or redacted by the logger")
+        said.append(f"{cut:,} were cut or redacted by the logger, or lie on the server in part")
     if failed:
         first = next(iter(info.errors)) if info else ""
         said.append(f"{failed:,} could not be rendered ({first})")

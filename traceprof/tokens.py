@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -34,7 +35,11 @@ BATCH_ROWS = 512
 # bytes of compressed content, from which the fast library is worth its second of start-up
 WORTH_FAST = 1 << 20
 METADATA = b"tokenizer"  # key in the metadata of tokens parts
-UNUSABLE = ("truncated", "redacted")  # content states whose text must not stand for the whole prompt
+UNUSABLE = (
+    "truncated",
+    "redacted",
+    "partial_history",
+)  # content states whose text must not stand for the whole prompt
 
 
 class TokenizerInfo(NamedTuple):
@@ -253,11 +258,12 @@ def _lists(rows: NDArray[np.int64], parts: list[Any], valid: list[NDArray[np.boo
     ids = np.empty(ends[-1], np.uint32)
     starts = iter(ends[rows].tolist())
     for one in parts:
-        cuts = one.offsets.tolist()
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+        for a, b in itertools.pairwise(one.offsets.tolist()):
             start = next(starts)
             ids[start : start + b - a] = one.ids[a:b]
-    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(ids), type=type_, mask=pa.array(~known))
+    return pa.ListArray.from_arrays(
+        pa.array(ends.astype(np.int32)), pa.array(ids), type=type_, mask=pa.array(~known)
+    )
 
 
 class Chunk(NamedTuple):

@@ -21,6 +21,8 @@ NAMES = (
     "burstgpt",
     "sharegpt",
     "lmcache",
+    "openai_responses",
+    "anthropic",
     "conversation",
     "openai",
 )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_I32 = 2**31 - 1
+SESSION_KEYS = ("session_id", "sessionId", "conversation_id", "thread_id", "chat_id", "session")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from traceprof.formats import openai
+from traceprof.bodies import openai
 from traceprof.formats.base import (
     BadRecord,
     Has,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from traceprof.formats import openai
+from traceprof import bodies
+from traceprof.bodies import openai
 from traceprof.formats.base import BadRecord, Has, Request, Result, Skip, attempt, http_code, text
 
 has = Has.LENGTHS | Has.TEXT | Has.OUTPUTS
@@ -70,5 +71,5 @@ def _request(value: dict[str, Any], answer: dict[str, Any] | None) -> Request | 
             if isinstance(got, dict):
                 openai.read_response(out, got)
                 error = error or got.get("error")
-        openai.settle(out, error)
-    return openai.sequences(out, body)
+        bodies.settle(out, error)
+    return bodies.sequences(out, body)

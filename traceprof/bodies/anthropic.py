@@ -1,0 +1,170 @@
+"""Anthropic Messages bodies: system and tools stand apart, content is blocks, usage excludes the cached part.
+
+Source: anthropics/anthropic-sdk-python 009b0353.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traceprof.bodies import openai
+from traceprof.formats.base import BadRecord, Request, count, dumps, finish, messages, text
+
+
+def is_request(body: dict[str, Any]) -> bool:
+    """Messages with what only this dialect has: a system prompt apart, tools with input_schema, blocks of tool use."""
+    said = body.get("messages")
+    if not isinstance(said, list):
+        return False
+    if "system" in body or "anthropic_version" in body:
+        return True
+    tools = body.get("tools")
+    if isinstance(tools, list) and tools and isinstance(tools[0], dict) and "input_schema" in tools[0]:
+        return True
+    return "max_tokens" in body and any(
+        isinstance(block, dict) and block.get("type") in ("tool_use", "tool_result", "thinking")
+        for message in said
+        if isinstance(message, dict) and type(message.get("content")) is list
+        for block in message["content"]
+    )
+
+
+def is_response(body: dict[str, Any]) -> bool:
+    """A message, or an error in its envelope."""
+    kind = body.get("type")
+    return (kind == "message" and "content" in body) or (
+        kind == "error" and isinstance(body.get("error"), dict)
+    )
+
+
+def read_request(out: Request, body: dict[str, Any]) -> None:
+    """Fill model, prompt, tools and parameters; the system prompt becomes the first message."""
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise BadRecord("wrong_type", f"model is a {type(model).__name__}, not a string")
+    out.model_requested = model or out.model_requested
+    out.operation = "chat"
+    said = body["messages"]
+    if not isinstance(said, list):
+        raise BadRecord("wrong_type", f"messages is a {type(said).__name__}, not a list")
+    system = body.get("system")
+    whole = [{"role": "system", "content": _unmarked(system)}] if system else []
+    for i, message in enumerate(said):
+        if not isinstance(message, dict):
+            raise BadRecord("wrong_type", f"message {i} is a {type(message).__name__}, not an object")
+        whole.extend(_turns(message))
+    out.messages_json = messages(whole, out)
+    tools = body.get("tools")
+    if tools is not None:
+        if not isinstance(tools, list):
+            raise BadRecord("wrong_type", f"tools is a {type(tools).__name__}, not a list")
+        if tools:
+            out.tools_json = dumps([_tool(tool) for tool in tools])
+    if isinstance(body.get("stream"), bool):
+        out.stream = body["stream"]
+    out.max_output_tokens = count(body.get("max_tokens"), "max_tokens", out.quality)
+    meta = body.get("metadata")
+    if isinstance(meta, dict):
+        out.user_id = text(meta.get("user_id")) or out.user_id
+    asked = {**body, "stop": body.get("stop_sequences"), "tool_choice": _choice(body.get("tool_choice"))}
+    out.params = openai.params(asked)
+
+
+def read_response(out: Request, body: dict[str, Any]) -> None:
+    """Fill served model, output, stop reason and usage from a message, or from an error."""
+    if isinstance(body.get("model"), str):
+        out.model_served = body["model"] or None
+    out.provider_request_id = text(body.get("id"))
+    content = body.get("content")
+    if isinstance(content, (list, str)):
+        answers = _turns({"role": "assistant", "content": content})
+        if answers:
+            out.output_json = dumps(answers[0])
+        out.finish_reason = finish(body.get("stop_reason"))
+        out.status = "ok"
+    read_usage(out, body.get("usage"))
+
+
+def read_usage(out: Request, usage: Any) -> None:
+    """Token counts: input_tokens leaves out what was read from and written to the cache; the whole prompt is their sum."""
+    if not isinstance(usage, dict):
+        return
+    fresh = count(usage.get("input_tokens"), "input_tokens", out.quality)
+    read = count(usage.get("cache_read_input_tokens"), "cache_read_input_tokens", out.quality)
+    written = count(usage.get("cache_creation_input_tokens"), "cache_creation_input_tokens", out.quality)
+    out.cached_input_tokens, out.cache_write_tokens = read, written
+    if fresh is not None:
+        out.input_tokens = count(fresh + (read or 0) + (written or 0), "input_tokens", out.quality)
+        if read or written:
+            out.quality.append("usage_excludes_cache_fixed")
+    out.output_tokens = count(usage.get("output_tokens"), "output_tokens", out.quality)
+    if out.input_tokens is not None or out.output_tokens is not None:
+        out.tokens_source = "usage"
+
+
+def _turns(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """A message as OpenAI-like ones: results of tools come first, as a server puts them, then what was said."""
+    content = message.get("content")
+    if not isinstance(content, list):
+        return [{k: v for k, v in message.items() if k != "cache_control"}]
+    results: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    parts: list[Any] = []
+    thought: list[str] = []
+    for block in content:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind == "tool_use":
+            function = {"name": block.get("name"), "arguments": dumps(block.get("input")).decode()}
+            calls.append({"id": block.get("id"), "type": "function", "function": function})
+        elif kind == "tool_result":
+            said = block.get("content")
+            said = "" if said is None else _unmarked(said)
+            results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": said})
+        elif kind == "thinking":
+            thought.append(str(block.get("thinking") or ""))
+        elif kind != "redacted_thinking":
+            parts.append(_unmarked(block))
+    if not parts and not calls and not thought and results:
+        return results
+    out: dict[str, Any] = {"role": message.get("role"), "content": _one_text(parts) if parts else None}
+    if thought:
+        out["reasoning_content"] = "".join(thought)
+    if calls:
+        out["tool_calls"] = calls
+    elif not parts:
+        out["content"] = ""
+    return [*results, out]
+
+
+def _one_text(parts: list[Any]) -> Any:
+    """A single text part as its text."""
+    only = parts[0] if len(parts) == 1 else None
+    if isinstance(only, dict) and only.get("type") == "text" and isinstance(only.get("text"), str):
+        return only["text"]
+    return parts
+
+
+def _unmarked(value: Any) -> Any:
+    """A block, or a list of them, without marks for the cache, which are no part of the prompt."""
+    if isinstance(value, list):
+        return _one_text([_unmarked(v) for v in value])
+    if isinstance(value, dict):
+        return {k: v for k, v in value.items() if k != "cache_control"}
+    return value
+
+
+def _tool(tool: Any) -> Any:
+    if not isinstance(tool, dict):
+        raise BadRecord("wrong_type", f"a tool is a {type(tool).__name__}, not an object")
+    if (
+        "input_schema" not in tool
+    ):  # one that the provider runs itself: {"type": "web_search_...", "name": ...}
+        return _unmarked(tool)
+    function = {"name": tool.get("name")}
+    if "description" in tool:
+        function["description"] = tool["description"]
+    return {"type": "function", "function": {**function, "parameters": tool["input_schema"]}}
+
+
+def _choice(value: Any) -> Any:
+    return value.get("type") if isinstance(value, dict) and value.get("type") != "tool" else value

@@ -1,0 +1,184 @@
+"""OpenAI chat and text completion bodies, as every OpenAI-compatible server takes and gives them.
+
+Source: openai/openai-openapi; bodies of vLLM, SGLang and llama.cpp.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traceprof.formats.base import (
+    SESSION_KEYS,
+    BadRecord,
+    Request,
+    Skip,
+    count,
+    dumps,
+    finish,
+    first_of,
+    messages,
+    text,
+)
+
+_PARAM_KEYS = ("temperature", "top_p", "top_k", "n", "seed")
+
+
+def is_request(body: dict[str, Any]) -> bool:
+    """Messages, or a prompt and a model; what other dialects mark as theirs is asked for first."""
+    return "messages" in body or ("model" in body and "prompt" in body)
+
+
+def is_response(body: dict[str, Any]) -> bool:
+    """An answer with choices."""
+    return "choices" in body
+
+
+def read_request(out: Request, body: dict[str, Any]) -> None:
+    """Fill model, prompt, tools and parameters from a request body."""
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise BadRecord("wrong_type", f"model is a {type(model).__name__}, not a string")
+    out.model_requested = model or out.model_requested
+    if "messages" in body:
+        out.operation = "chat"
+        out.messages_json = messages(body["messages"], out)
+        tools = body.get("tools") or body.get("functions")
+        if tools is not None:
+            if not isinstance(tools, list):
+                raise BadRecord("wrong_type", f"tools is a {type(tools).__name__}, not a list")
+            if not body.get("tools"):
+                tools = [{"type": "function", "function": f} for f in tools]
+            out.tools_json = dumps(tools)
+    else:
+        out.operation = "text"
+    stream = body.get("stream")
+    if isinstance(stream, bool):
+        out.stream = stream
+    limit = first_of(body, ("max_completion_tokens", "max_tokens"))
+    if limit is not None:
+        out.max_output_tokens = count(limit, "max_tokens", out.quality)
+    out.user_id = text(first_of(body, ("user", "safety_identifier"))) or out.user_id
+    out.cache_salt = text(body.get("cache_salt"))
+    if out.session_id is None:
+        meta = body.get("metadata")
+        given = first_of(meta, SESSION_KEYS) if isinstance(meta, dict) else None
+        given = given if given is not None else body.get("session_id")
+        if text(given):
+            out.session_id, out.session_kind = text(given), "explicit"
+        elif text(body.get("prompt_cache_key")):
+            out.session_id, out.session_kind = text(body.get("prompt_cache_key")), "affinity_key"
+    out.params = params(body)
+
+
+def params(body: dict[str, Any]) -> dict[str, Any] | None:
+    """Sampling parameters of a request body, in the schema's struct; None when there are none."""
+    got: dict[str, Any] = {}
+    for key in _PARAM_KEYS:
+        value = body.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if key in ("temperature", "top_p"):
+                if abs(value) < 1e38:  # a float32; not NaN
+                    got[key] = float(value)
+            elif abs(value) < (2**15 if key == "n" else 2**31 if key == "top_k" else 2**63):
+                got[key] = int(value)
+    stop = body.get("stop")
+    if stop:
+        got["stop_count"] = min(len(stop), 32_000) if isinstance(stop, list) else 1
+    shape = body.get("response_format")
+    if isinstance(shape, dict) and isinstance(shape.get("type"), str):
+        got["response_format"] = shape["type"]
+    choice = body.get("tool_choice")
+    if choice is not None:
+        got["tool_choice"] = choice if isinstance(choice, str) else "named"
+    if isinstance(body.get("reasoning_effort"), str):
+        got["reasoning_effort"] = body["reasoning_effort"]
+    return got or None
+
+
+def read_response(out: Request, response: dict[str, Any]) -> None:
+    """Fill served model, output, finish reason and usage from an answer (or an error body)."""
+    if isinstance(response.get("model"), str):
+        out.model_served = response["model"] or None
+    out.provider_request_id = text(response.get("id"))
+    choices = response.get("choices")
+    if isinstance(choices, list) and choices:
+        answers = []
+        for choice in choices:
+            if not isinstance(choice, dict):
+                continue
+            message = choice.get("message")
+            if isinstance(message, dict):
+                answers.append({"role": "assistant", **{k: v for k, v in message.items() if v is not None}})
+            elif isinstance(choice.get("text"), str):
+                answers.append({"role": "assistant", "content": choice["text"]})
+        first = choices[0]
+        if isinstance(first, dict):
+            out.finish_reason = finish(first.get("finish_reason"))
+            ids = first.get("token_ids")
+            if isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**32 for i in ids):
+                out.output_ids = ids
+        if answers:
+            out.output_json = dumps(answers[0] if len(answers) == 1 else answers)
+        out.status = "ok"
+    read_usage(out, response.get("usage"))
+
+
+def read_usage(out: Request, usage: Any) -> None:
+    """Token counts of an OpenAI usage object; prompt_tokens already include the cached ones."""
+    if not isinstance(usage, dict):
+        return
+    out.input_tokens = count(usage.get("prompt_tokens"), "prompt_tokens", out.quality)
+    out.output_tokens = count(usage.get("completion_tokens"), "completion_tokens", out.quality)
+    details = usage.get("prompt_tokens_details")
+    if isinstance(details, dict):
+        out.cached_input_tokens = count(details.get("cached_tokens"), "cached_tokens", out.quality)
+        out.cache_write_tokens = count(details.get("cache_write_tokens"), "cache_write_tokens", out.quality)
+    details = usage.get("completion_tokens_details")
+    if isinstance(details, dict):
+        out.reasoning_tokens = count(details.get("reasoning_tokens"), "reasoning_tokens", out.quality)
+    if out.cached_input_tokens is not None and (out.input_tokens or 0) < out.cached_input_tokens:
+        out.cached_input_tokens = None
+        out.quality.append("bad_cached_tokens")
+    if out.input_tokens is not None or out.output_tokens is not None:
+        out.tokens_source = "usage"
+
+
+def sequences(out: Request, body: dict[str, Any]) -> Request | list[Request | Skip]:
+    """A text completion's `prompt`: a string, token ids, or a list of either (one sequence, so one row, each)."""
+    if "messages" in body:
+        ids = body.get("prompt_token_ids")
+        if _is_ids(ids) and ids:
+            out.input_ids = ids
+        return out
+    prompt = body["prompt"]
+    if isinstance(prompt, str):
+        out.prompt_text = prompt
+        return out
+    if _is_ids(prompt):
+        out.input_ids, out.content_level = prompt, "tokens"
+        return out
+    if isinstance(prompt, list) and all(isinstance(p, str) or _is_ids(p) for p in prompt):
+        from dataclasses import replace
+
+        rows: list[Request | Skip] = []
+        name = out.request_id or out.provider_request_id
+        for i, one in enumerate(prompt):
+            row = replace(
+                out, quality=[*out.quality, "one_of_several_prompts"], output_json=None, output_ids=None
+            )
+            row.attempt_group = name
+            row.request_id = None if name is None else f"{name}-{i}"
+            row.input_tokens = row.output_tokens = row.cached_input_tokens = None
+            if isinstance(one, str):
+                row.prompt_text = one
+            else:
+                row.input_ids, row.content_level = one, "tokens"
+            rows.append(row)
+        return rows
+    raise BadRecord(
+        "wrong_type", f"prompt is a {type(prompt).__name__} that holds neither text nor token ids"
+    )
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(i) is int and 0 <= i < 2**32 for i in value)

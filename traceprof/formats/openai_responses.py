@@ -1,0 +1,18 @@
+"""OpenAI Responses API logs: bodies alone, or request and response pairs, in the wrappers that loggers use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traceprof.formats import pairs
+from traceprof.formats.base import Has
+
+has = Has.ARRIVALS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
+summary = "OpenAI Responses API: bodies alone, or request and response pairs (JSONL)"
+
+read = pairs.read
+
+
+def detect(record: dict[str, Any]) -> bool:
+    """Whether the record is, or directly holds, a Responses API body."""
+    return pairs.is_pair(record, "responses")
