@@ -760,3 +760,19 @@ def test_a_prompt_partly_on_the_server_counts_no_hits(tmp_path: Path) -> None:
     found = profile(trace, tmp_path / "p")
     assert found["prefix"]["requests_with_hit"] == 1
     assert any("on the server" in left["reason"] for left in found["left_out"])
+
+
+def test_an_answer_that_is_json_text_is_text(ingested: Ingested) -> None:
+    """A flat record's output stays what the model wrote, also where that is JSON or stands in quotes."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    for said in ('{"city": "Bergen"}', '"Bergen"', "[1, 2]", "Bergen"):
+        row = one(ingested, {**body, "output": said})
+        assert json.loads(row["output_json"]) == {"role": "assistant", "content": said}
+
+
+def test_a_responses_prompt_template_is_no_completion(ingested: Ingested) -> None:
+    """The Responses API's `prompt` names a template on the server; it is not a text to complete."""
+    request = {"model": "m", "input": "hi", "instructions": "be brief", "prompt": {"id": "pmpt_1"}}
+    trace = ingested([pair(1, request=request)])
+    assert rows(trace)[0]["operation"] == "responses" and not reasons(trace)
+    assert rows(trace)[0]["content_state"] == "partial_history"

@@ -6,33 +6,21 @@ fill a `Request`: messages, tools and outputs as canonical OpenAI-like JSON, cou
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 from typing import Any
 
 import orjson
 
-from traceprof.formats.base import Request, Skip, first_of, status_of_http, text
+from traceprof.bodies import anthropic, openai, responses
+from traceprof.formats.base import Request, first_of, status_of_http, text
 
 # in the order in which they are asked: those with distinguishing keys first
-_NAMES = ("anthropic", "responses", "openai")
-_DIALECTS: list[ModuleType] = []
-
-
-def _dialects() -> list[ModuleType]:
-    if not _DIALECTS:
-        _DIALECTS.extend(importlib.import_module(f"traceprof.bodies.{one}") for one in _NAMES)
-    return _DIALECTS
-
-
-def name(dialect: ModuleType) -> str:
-    """The name of a dialect's module: `anthropic`."""
-    return dialect.__name__.rpartition(".")[2]
+_DIALECTS = (anthropic, responses, openai)
 
 
 def of_request(body: dict[str, Any]) -> ModuleType | None:
     """The dialect of a request body; None when it is no request for text."""
-    for dialect in _DIALECTS or _dialects():
+    for dialect in _DIALECTS:
         if dialect.is_request(body):
             return dialect
     return None
@@ -40,7 +28,7 @@ def of_request(body: dict[str, Any]) -> ModuleType | None:
 
 def of_response(body: dict[str, Any]) -> ModuleType | None:
     """The dialect of an answer; None when it is none."""
-    for dialect in _DIALECTS or _dialects():
+    for dialect in _DIALECTS:
         if dialect.is_response(body):
             return dialect
     return None
@@ -48,17 +36,14 @@ def of_response(body: dict[str, Any]) -> ModuleType | None:
 
 def of_pair(request: ModuleType, response: dict[str, Any] | None) -> ModuleType:
     """The dialect of a request whose body alone may be OpenAI's or Anthropic's: its answer tells."""
-    if name(request) != "openai" or response is None or "choices" in response:
+    if request is not openai or response is None or "choices" in response:
         return request
-    answered = of_response(response)
-    return answered if answered is not None and name(answered) == "anthropic" else request
+    return anthropic if anthropic.is_response(response) else request
 
 
-def read_response(out: Request, body: dict[str, Any], asked: ModuleType | None = None) -> None:
+def read_response(out: Request, body: dict[str, Any], asked: ModuleType) -> None:
     """Fill the answer; one that no dialect knows (an error, say) is read as the dialect that was asked in would."""
-    dialect = of_response(body) or asked
-    if dialect is not None:
-        dialect.read_response(out, body)
+    (of_response(body) or asked).read_response(out, body)
 
 
 def decoded(value: Any) -> Any:
@@ -75,8 +60,8 @@ def decoded(value: Any) -> Any:
     return value
 
 
-def whole_answer(value: Any) -> dict[str, Any] | None:
-    """An answer as an object: as it is, or out of JSON text; None for anything else."""
+def as_object(value: Any) -> dict[str, Any] | None:
+    """An object as it is, or out of JSON text; None for anything else."""
     value = decoded(value)
     return value if isinstance(value, dict) else None
 
@@ -108,12 +93,3 @@ def settle(out: Request, error: Any) -> None:
     by_http = status_of_http(out.http_status)
     if by_http is not None and (by_http != "ok" or out.status == "unknown"):
         out.status = by_http
-
-
-def sequences(out: Request, body: dict[str, Any]) -> Request | list[Request | Skip]:
-    """The rows that a request became: one, but for a text completion of several prompts."""
-    if "prompt" in body or "prompt_token_ids" in body:
-        from traceprof.bodies import openai
-
-        return openai.sequences(out, body)
-    return out

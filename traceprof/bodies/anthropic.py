@@ -39,10 +39,7 @@ def is_response(body: dict[str, Any]) -> bool:
 
 def read_request(out: Request, body: dict[str, Any]) -> None:
     """Fill model, prompt, tools and parameters; the system prompt becomes the first message."""
-    model = body.get("model")
-    if model is not None and not isinstance(model, str):
-        raise BadRecord("wrong_type", f"model is a {type(model).__name__}, not a string")
-    out.model_requested = model or out.model_requested
+    openai.read_opening(out, body)
     out.operation = "chat"
     said = body["messages"]
     if not isinstance(said, list):
@@ -54,14 +51,7 @@ def read_request(out: Request, body: dict[str, Any]) -> None:
             raise BadRecord("wrong_type", f"message {i} is a {type(message).__name__}, not an object")
         whole.extend(_turns(message))
     out.messages_json = messages(whole, out)
-    tools = body.get("tools")
-    if tools is not None:
-        if not isinstance(tools, list):
-            raise BadRecord("wrong_type", f"tools is a {type(tools).__name__}, not a list")
-        if tools:
-            out.tools_json = dumps([_tool(tool) for tool in tools])
-    if isinstance(body.get("stream"), bool):
-        out.stream = body["stream"]
+    out.tools_json = openai.tools_json(body, _tool)
     out.max_output_tokens = count(body.get("max_tokens"), "max_tokens", out.quality)
     meta = body.get("metadata")
     if isinstance(meta, dict):
@@ -72,9 +62,7 @@ def read_request(out: Request, body: dict[str, Any]) -> None:
 
 def read_response(out: Request, body: dict[str, Any]) -> None:
     """Fill served model, output, stop reason and usage from a message, or from an error."""
-    if isinstance(body.get("model"), str):
-        out.model_served = body["model"] or None
-    out.provider_request_id = text(body.get("id"))
+    openai.read_answered(out, body)
     content = body.get("content")
     if isinstance(content, (list, str)):
         answers = _turns({"role": "assistant", "content": content})
@@ -126,7 +114,7 @@ def _turns(message: dict[str, Any]) -> list[dict[str, Any]]:
             parts.append(_unmarked(block))
     if not parts and not calls and not thought and results:
         return results
-    out: dict[str, Any] = {"role": message.get("role"), "content": _one_text(parts) if parts else None}
+    out: dict[str, Any] = {"role": message.get("role"), "content": openai.one_text(parts) if parts else None}
     if thought:
         out["reasoning_content"] = "".join(thought)
     if calls:
@@ -136,29 +124,17 @@ def _turns(message: dict[str, Any]) -> list[dict[str, Any]]:
     return [*results, out]
 
 
-def _one_text(parts: list[Any]) -> Any:
-    """A single text part as its text."""
-    only = parts[0] if len(parts) == 1 else None
-    if isinstance(only, dict) and only.get("type") == "text" and isinstance(only.get("text"), str):
-        return only["text"]
-    return parts
-
-
 def _unmarked(value: Any) -> Any:
     """A block, or a list of them, without marks for the cache, which are no part of the prompt."""
     if isinstance(value, list):
-        return _one_text([_unmarked(v) for v in value])
+        return openai.one_text([_unmarked(v) for v in value])
     if isinstance(value, dict):
         return {k: v for k, v in value.items() if k != "cache_control"}
     return value
 
 
-def _tool(tool: Any) -> Any:
-    if not isinstance(tool, dict):
-        raise BadRecord("wrong_type", f"a tool is a {type(tool).__name__}, not an object")
-    if (
-        "input_schema" not in tool
-    ):  # one that the provider runs itself: {"type": "web_search_...", "name": ...}
+def _tool(tool: dict[str, Any]) -> Any:
+    if "input_schema" not in tool:  # the provider runs it itself: {"type": "web_search_...", "name": ...}
         return _unmarked(tool)
     function = {"name": tool.get("name")}
     if "description" in tool:

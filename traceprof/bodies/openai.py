@@ -5,6 +5,7 @@ Source: openai/openai-openapi; bodies of vLLM, SGLang and llama.cpp.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from traceprof.formats.base import (
@@ -35,10 +36,7 @@ def is_response(body: dict[str, Any]) -> bool:
 
 def read_request(out: Request, body: dict[str, Any]) -> None:
     """Fill model, prompt, tools and parameters from a request body."""
-    model = body.get("model")
-    if model is not None and not isinstance(model, str):
-        raise BadRecord("wrong_type", f"model is a {type(model).__name__}, not a string")
-    out.model_requested = model or out.model_requested
+    read_opening(out, body)
     if "messages" in body:
         out.operation = "chat"
         out.messages_json = messages(body["messages"], out)
@@ -51,9 +49,6 @@ def read_request(out: Request, body: dict[str, Any]) -> None:
             out.tools_json = dumps(tools)
     else:
         out.operation = "text"
-    stream = body.get("stream")
-    if isinstance(stream, bool):
-        out.stream = stream
     limit = first_of(body, ("max_completion_tokens", "max_tokens"))
     if limit is not None:
         out.max_output_tokens = count(limit, "max_tokens", out.quality)
@@ -68,6 +63,36 @@ def read_request(out: Request, body: dict[str, Any]) -> None:
         elif text(body.get("prompt_cache_key")):
             out.session_id, out.session_kind = text(body.get("prompt_cache_key")), "affinity_key"
     out.params = params(body)
+
+
+def read_opening(out: Request, body: dict[str, Any]) -> None:
+    """Fill what requests of every dialect say alike: the model, and whether to stream."""
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise BadRecord("wrong_type", f"model is a {type(model).__name__}, not a string")
+    out.model_requested = model or out.model_requested
+    stream = body.get("stream")
+    if isinstance(stream, bool):
+        out.stream = stream
+
+
+def tools_json(body: dict[str, Any], shaped: Callable[[dict[str, Any]], Any]) -> bytes | None:
+    """The tools of another dialect, each as `shaped` makes it OpenAI's; None where there are none."""
+    tools = body.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise BadRecord("wrong_type", f"tools is a {type(tools).__name__}, not a list")
+    for tool in tools or ():
+        if not isinstance(tool, dict):
+            raise BadRecord("wrong_type", f"a tool is a {type(tool).__name__}, not an object")
+    return dumps([shaped(tool) for tool in tools]) if tools else None
+
+
+def one_text(parts: list[Any]) -> Any:
+    """A single text part as its text; other lists of parts as they are."""
+    only = parts[0] if len(parts) == 1 else None
+    if isinstance(only, dict) and only.get("type") == "text" and isinstance(only.get("text"), str):
+        return only["text"]
+    return parts
 
 
 def params(body: dict[str, Any]) -> dict[str, Any] | None:
@@ -97,9 +122,7 @@ def params(body: dict[str, Any]) -> dict[str, Any] | None:
 
 def read_response(out: Request, response: dict[str, Any]) -> None:
     """Fill served model, output, finish reason and usage from an answer (or an error body)."""
-    if isinstance(response.get("model"), str):
-        out.model_served = response["model"] or None
-    out.provider_request_id = text(response.get("id"))
+    read_answered(out, response)
     choices = response.get("choices")
     if isinstance(choices, list) and choices:
         answers = []
@@ -121,6 +144,13 @@ def read_response(out: Request, response: dict[str, Any]) -> None:
             out.output_json = dumps(answers[0] if len(answers) == 1 else answers)
         out.status = "ok"
     read_usage(out, response.get("usage"))
+
+
+def read_answered(out: Request, response: dict[str, Any]) -> None:
+    """Fill what answers of every dialect say alike: the model that served, and the answer's id."""
+    if isinstance(response.get("model"), str):
+        out.model_served = response["model"] or None
+    out.provider_request_id = text(response.get("id"))
 
 
 def read_usage(out: Request, usage: Any) -> None:

@@ -1,6 +1,6 @@
 """OpenAI Responses API bodies: instructions, input items and flat tools; output items; usage with the cached part included.
 
-With `previous_response_id` or `conversation` a part of the prompt lies on the server: what stands here is not all of it, and
+With `previous_response_id`, `conversation` or a `prompt` template a part of the prompt lies on the server: what stands here is not all of it, and
 the row says so. Source: openai/openai-openapi f85dbe2.
 """
 
@@ -45,7 +45,7 @@ def is_response(body: dict[str, Any]) -> bool:
 def read_request(out: Request, body: dict[str, Any]) -> None:
     """Fill model, prompt, tools and parameters; instructions become the first message."""
     out.operation = "responses"
-    out.model_requested = body["model"] or out.model_requested
+    openai.read_opening(out, body)
     whole: list[dict[str, Any]] = []
     if isinstance(body.get("instructions"), str):
         whole.append({"role": "system", "content": body["instructions"]})
@@ -56,12 +56,7 @@ def read_request(out: Request, body: dict[str, Any]) -> None:
         for i, item in enumerate(given):
             whole.extend(_turns(item, i))
     out.messages_json = messages(whole, out)
-    tools = body.get("tools")
-    if tools is not None:
-        if not isinstance(tools, list):
-            raise BadRecord("wrong_type", f"tools is a {type(tools).__name__}, not a list")
-        if tools:
-            out.tools_json = dumps([_tool(tool) for tool in tools])
+    out.tools_json = openai.tools_json(body, _tool)
     conversation = body.get("conversation")
     if isinstance(conversation, dict):
         conversation = conversation.get("id")
@@ -70,10 +65,8 @@ def read_request(out: Request, body: dict[str, Any]) -> None:
     elif out.session_id is None and text(body.get("prompt_cache_key")):
         out.session_id, out.session_kind = text(body["prompt_cache_key"]), "affinity_key"
     out.parent_request_id = text(body.get("previous_response_id")) or out.parent_request_id
-    if body.get("previous_response_id") or conversation:
+    if body.get("previous_response_id") or conversation or body.get("prompt"):
         out.content_state = "partial_history"
-    if isinstance(body.get("stream"), bool):
-        out.stream = body["stream"]
     out.max_output_tokens = count(body.get("max_output_tokens"), "max_output_tokens", out.quality)
     out.user_id = text(first_of(body, ("user", "safety_identifier"))) or out.user_id
     out.params = openai.params(body)
@@ -81,9 +74,7 @@ def read_request(out: Request, body: dict[str, Any]) -> None:
 
 def read_response(out: Request, body: dict[str, Any]) -> None:
     """Fill served model, output, status and usage from a response object."""
-    if isinstance(body.get("model"), str):
-        out.model_served = body["model"] or None
-    out.provider_request_id = text(body.get("id"))
+    openai.read_answered(out, body)
     items = body.get("output")
     if isinstance(items, list):
         answer: dict[str, Any] = {"role": "assistant", "content": None}
@@ -153,20 +144,17 @@ def _turns(item: Any, i: int) -> list[dict[str, Any]]:
 def _content(content: Any) -> Any:
     if not isinstance(content, list):
         return content
-    parts = [
-        {"type": "text", "text": part.get("text")}
-        if isinstance(part, dict) and part.get("type") in ("input_text", "output_text", "text")
-        else part
-        for part in content
-    ]
-    if len(parts) == 1 and isinstance(parts[0], dict) and isinstance(parts[0].get("text"), str):
-        return parts[0]["text"]
-    return parts
+    return openai.one_text(
+        [
+            {"type": "text", "text": part.get("text")}
+            if isinstance(part, dict) and part.get("type") in ("input_text", "output_text", "text")
+            else part
+            for part in content
+        ]
+    )
 
 
-def _tool(tool: Any) -> Any:
-    if not isinstance(tool, dict):
-        raise BadRecord("wrong_type", f"a tool is a {type(tool).__name__}, not an object")
+def _tool(tool: dict[str, Any]) -> Any:
     if tool.get("type") != "function" or "function" in tool:
         return tool
     return {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}

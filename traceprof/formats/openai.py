@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from traceprof.bodies import openai
 from traceprof.formats import pairs
 from traceprof.formats.base import Has
 
@@ -18,4 +19,4 @@ read = pairs.read
 
 def detect(record: dict[str, Any]) -> bool:
     """Whether the record is, or directly holds, a chat or text completion body."""
-    return pairs.is_pair(record, "openai")
+    return pairs.is_pair(record, openai)

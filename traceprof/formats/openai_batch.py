@@ -72,4 +72,4 @@ def _request(value: dict[str, Any], answer: dict[str, Any] | None) -> Request | 
                 openai.read_response(out, got)
                 error = error or got.get("error")
         bodies.settle(out, error)
-    return bodies.sequences(out, body)
+    return openai.sequences(out, body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from traceprof.bodies import responses
 from traceprof.formats import pairs
 from traceprof.formats.base import Has
 
@@ -15,4 +16,4 @@ read = pairs.read
 
 def detect(record: dict[str, Any]) -> bool:
     """Whether the record is, or directly holds, a Responses API body."""
-    return pairs.is_pair(record, "responses")
+    return pairs.is_pair(record, responses)

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from traceprof import bodies
+from traceprof.bodies import openai
 from traceprof.formats.base import (
     SESSION_KEYS,
     BadRecord,
@@ -132,30 +133,17 @@ def find(record: dict[str, Any]) -> Found | None:
     if dialect is not None:
         return Found(record, dialect, True)
     for key in _REQUEST_KEYS:
-        value = record.get(key)
-        if type(value) is str and value[:1] in ("{", '"'):
-            value = bodies.decoded(value)
-        if isinstance(value, dict):
-            dialect = bodies.of_request(value)
-            if dialect is not None:
-                return Found(value, dialect, False)
-            inner = bodies.decoded(value.get("body"))
-            if isinstance(inner, dict):
-                dialect = bodies.of_request(inner)
-                if dialect is not None:
-                    return Found(inner, dialect, False)
+        value = bodies.as_object(record.get(key))
+        for body in (value, bodies.as_object(value.get("body"))) if value else ():
+            if body is not None and (dialect := bodies.of_request(body)) is not None:
+                return Found(body, dialect, False)
     return None
 
 
-def is_pair(record: dict[str, Any], dialect: str) -> bool:
+def is_pair(record: dict[str, Any], dialect: ModuleType) -> bool:
     """Whether the record is, or directly holds, a request body of that dialect."""
     found = find(record)
-    if found is None:
-        return False
-    module = found.dialect
-    if not found.bare or "choices" not in record:
-        module = bodies.of_pair(module, answer(record, found))
-    return bodies.name(module) == dialect
+    return found is not None and bodies.of_pair(found.dialect, answer(record, found)) is dialect
 
 
 def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
@@ -182,24 +170,21 @@ def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
     _outcome(out, wrapper, response, roles)
     if not bare and rest:
         out.extra_json = dumps(rest)
-    return bodies.sequences(out, body)
+    return openai.sequences(out, body) if dialect is openai else out
 
 
 def answer(record: dict[str, Any], found: Found) -> dict[str, Any] | None:
     """The answer in a record: an object, at the top or one level down."""
     for key in _RESPONSE_KEYS:
         value = record.get(key)
-        if value is None or value == "":
-            continue
-        if isinstance(value, (list, str)):
-            if isinstance(value, str) and found.bare and value[:1] not in ("{", '"'):
-                return {"choices": [{"message": {"role": "assistant", "content": value}}]}
-            value = bodies.whole_answer(value)
-        if isinstance(value, dict):
-            inner = bodies.whole_answer(value.get("body"))
-            if inner is not None and bodies.of_response(inner) is not None:
-                return inner
-            return value
+        body = bodies.as_object(value)
+        if isinstance(value, str) and value and found.bare and not (body and bodies.of_response(body)):
+            return {
+                "choices": [{"message": {"role": "assistant", "content": value}}]
+            }  # also one that is JSON
+        if body is not None:
+            inner = bodies.as_object(body.get("body"))
+            return inner if inner and bodies.of_response(inner) else body
     return record if bodies.of_response(record) is not None else None
 
 
