@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own help: `python docs/generate.py`."""
+"""Write docs/cli.md from the commands' own help, and the list in docs/formats.md from the readers: `python docs/generate.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
+from traceprof import formats
 from traceprof.cli.main import VERBS, cli
+
+DOCS = Path(__file__).parent
 
 
 def cli_page() -> str:
@@ -28,5 +31,17 @@ def cli_page() -> str:
     return "\n".join(out)
 
 
+def formats_page() -> str:
+    """docs/formats.md with its list of formats as the readers have it."""
+    kept, mark, _ = (DOCS / "formats.md").read_text("utf-8").partition("<!-- formats -->\n")
+    out = ["", "| format | what it is | tells |", "| --- | --- | --- |"]
+    for name in formats.NAMES:
+        module = formats.load(name)
+        tells = ", ".join(str(flag.name).lower() for flag in module.has)
+        out.append(f"| `{formats.label(module)}` | {module.summary} | {tells} |")
+    return kept + mark + "\n".join(out) + "\n"
+
+
 if __name__ == "__main__":
-    (Path(__file__).parent / "cli.md").write_text(cli_page(), encoding="utf-8")
+    (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
+    (DOCS / "formats.md").write_text(formats_page(), encoding="utf-8")

@@ -355,7 +355,9 @@ def unreadable(folder: Path) -> dict[str, tuple[Path, str]]:
     add("other.json", b'{"name": "harbor", "version": 1}', "no known format")
     add("other.csv", b"a,b\n1,2\n", "no known format")
     pq.write_table(pa.table({"a": [1]}), folder / "rows.parquet")
-    out["rows.parquet"] = (folder / "rows.parquet", "Parquet")
+    out["rows.parquet"] = (folder / "rows.parquet", "parquet, but of no known format (fields: a)")
+    (folder / "cut.parquet").write_bytes(b"PAR1" + b"x" * 100)
+    out["cut.parquet"] = (folder / "cut.parquet", "damaged")
     with zipfile.ZipFile(folder / "logs.zip", "w") as archive:
         archive.writestr("log.jsonl", jsonl([pair()]))
     out["logs.zip"] = (folder / "logs.zip", "zip")

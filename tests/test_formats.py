@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from conftest import FORMATS, SAMPLES, pair, reasons, rows
 
-from traceprof import formats
+from traceprof import formats, sources
 from traceprof.formats.base import Has
 from traceprof.ingest import ingest
 from traceprof.trace import Trace
@@ -133,6 +133,16 @@ def test_a_format_says_what_it_has(name: str, ingested: Ingested) -> None:
         assert all(r["end_ts"] is None for r in requests)
     if Has.SESSIONS not in has:
         assert all(r["session_id"] is None for r in requests)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_two_formats_claim_a_record(name: str) -> None:
+    """Records of a sample are told apart from every other format; at most one claims each, and most are claimed."""
+    container, sample = sources.sample((SAMPLES / FORMATS[name]).read_bytes(), True)
+    assert container and sample
+    claimed = [formats.claims(record) for record in sample]
+    assert all(len(names) <= 1 for names in claimed), claimed
+    assert sum(names == [name.replace("-", "_")] for names in claimed) > len(sample) / 2
 
 
 def said(name: str) -> list[list[dict[str, Any]]]:

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import traceprof
-from traceprof import formats, schema, sources
+from traceprof import envelopes, formats, schema, sources
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.formats.base import BadRecord, Request, Result, Skip, attempt
 from traceprof.runs import Options, Run, RunWriter, merge
@@ -220,14 +220,20 @@ def _segments(source: sources.Source, found: sources.Sniff, options: Options) ->
 
     header = b""
     chunk = max(1 << 16, min(options.chunk_bytes, 8 << 20))
-    if found.container == "jsonl" and sources.plain(source.path):
+    if found.container == "parquet":
+        for group, rows in enumerate(sources.parquet_groups(source.path)):
+            yield segment(1, (source.path, group, rows), "parquet")
+        return
+    lined = found.container in ("jsonl", "text") and not found.envelope
+    if lined and sources.plain(source.path):
         for span in sources.spans(source.path, chunk, options.max_record_bytes):
             if isinstance(span, sources.TooLarge):
                 yield segment(span.row, [str(span.size).encode()], "too_large")
             else:
-                yield segment(span.first, (source.path, span.offset, span.length), "jsonl")
+                yield segment(span.first, (source.path, span.offset, span.length), found.container)
         return
-    with sources.open_stream(source.path) as stream:
+    with sources.open_stream(source.path) as raw:
+        stream = envelopes.Unwrapped(raw, found.envelope) if found.envelope else raw
         try:
             if found.container == "json":
                 yield from _json_segments(sources.elements(stream, options.max_record_bytes), segment, chunk)
@@ -325,10 +331,13 @@ def _records(segment: Segment, limit: int) -> Iterator[tuple[int, bytes | memory
         yield segment.first, rest, BadRecord("file_cut_off", said)
     elif segment.container == "csv":
         yield from _csv_records(segment)
+    elif segment.container == "parquet":
+        yield from _parquet_records(segment, limit)
     else:
         data: Iterable[bytes | memoryview] = (
             segment.data if isinstance(segment.data, list) else sources.split(segment.text())
         )
+        parse: Callable[[bytes | memoryview], Any] = _line if segment.container == "text" else sources.parse
         for row, raw in enumerate(data, segment.first):
             if len(raw) > limit:
                 yield row, b"", _too_large(len(raw))
@@ -336,9 +345,36 @@ def _records(segment: Segment, limit: int) -> Iterator[tuple[int, bytes | memory
             if not raw or (raw[0] <= 32 and bytes(raw).isspace()):
                 continue
             try:
-                yield row, raw, sources.parse(raw)
+                yield row, raw, parse(raw)
             except BadRecord as bad:
                 yield row, raw, bad
+
+
+def _line(raw: bytes | memoryview) -> str | BadRecord:
+    """One line of a text log."""
+    raw = bytes(raw).rstrip(b"\r")
+    if b"\x00" in raw:
+        return BadRecord("nul_byte", f"a NUL byte at byte {raw.index(0) + 1}")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as bad:
+        return BadRecord("invalid_utf8", f"byte {bad.start + 1} is not UTF-8")
+
+
+def _parquet_records(segment: Segment, limit: int) -> Iterator[tuple[int, bytes, Any]]:
+    """Rows of one row group."""
+    assert isinstance(segment.data, tuple)
+    path, group, _ = segment.data
+    row = 0
+    try:
+        for row, raw, record in sources.parquet_rows(path, group):
+            yield (
+                row,
+                raw if len(raw) <= limit else b"",
+                record if len(raw) <= limit else _too_large(len(raw)),
+            )
+    except sources.CutOff as bad:
+        yield row + 1, b"", BadRecord("file_cut_off", f"the Parquet file is damaged ({bad.why})")
 
 
 def _too_large(size: int) -> BadRecord:
@@ -406,6 +442,8 @@ def _read_joined(
                 for one in value if several else (value,):
                     if isinstance(one, BadRecord):
                         bad.append((segment.file, row, raw, one))
+                    elif isinstance(one, str) and segment.container == "text":
+                        yield Record(segment.file, row, raw, one)
                     elif not isinstance(one, dict):
                         said = f"the record is a {type(one).__name__}, not an object"
                         bad.append((segment.file, row, raw, BadRecord("wrong_type", said)))

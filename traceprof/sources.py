@@ -25,7 +25,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 import orjson
 
-from traceprof import formats
+from traceprof import envelopes, formats
 from traceprof.errors import TraceprofError
 from traceprof.formats.base import BadRecord
 
@@ -33,7 +33,6 @@ HEAD_BYTES = 1 << 20
 MAX_RECORD_BYTES = 64 << 20
 _MAGIC = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
 _KNOWN_BINARY = {
-    b"PAR1": "a Parquet file; this version reads JSON, JSONL and CSV",
     b"SQLite format 3\x00": "an SQLite database; export the table as JSONL or CSV",
     b"\x80\x02": "a Python pickle, which is never opened, since opening one runs code",
     b"\x80\x04": "a Python pickle, which is never opened, since opening one runs code",
@@ -41,6 +40,8 @@ _KNOWN_BINARY = {
     b"PK\x03\x04": "a zip archive; unpack it first",
 }
 _BOM = b"\xef\xbb\xbf"
+_PARQUET = b"PAR1"
+SAMPLE = 200  # records that a format is told by
 _PIECE = 1 << 16
 _DAMAGE = (
     EOFError,
@@ -69,11 +70,12 @@ class Source:
 
 
 class Sniff(NamedTuple):
-    """What the first bytes of a file say: container jsonl, json or csv, the format, and why; or why it is unusable."""
+    """What the first bytes of a file say: container jsonl, json, csv, text or parquet, the format, and why; or why not."""
 
     container: str | None
     format: str | None
     reason: str
+    envelope: str | None = None  # what a collector wrapped around each line
 
 
 def resolve(inputs: tuple[str, ...], spool: Path) -> list[Source]:
@@ -210,7 +212,10 @@ def _compression(magic: bytes) -> str | None:
 
 
 def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTES) -> Sniff:
-    """Container and format of a file by its first records; `force` names the format and leaves the container to find."""
+    """Container and format of a file by its first records; `force` names the format and leaves the container to find.
+
+    Raises TraceprofError when nothing in the sample tells two formats apart.
+    """
     with open_stream(source.path) as stream:
         try:
             head = stream.read(HEAD_BYTES)
@@ -223,22 +228,99 @@ def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTE
             return Sniff(None, None, what)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return Sniff(None, None, "UTF-16 text; convert it with: iconv -f utf-16 -t utf-8")
-    if _binary(head):
+    if not head.startswith(_PARQUET) and _binary(head):
         return Sniff(None, None, "the file is binary, not text")
-    container, sample = _sample(head, len(head) < HEAD_BYTES)
-    if not sample and len(head) == HEAD_BYTES and container != "csv":
-        sample = _long_sample(source.path, container, limit)
+    try:
+        found = _look(source.path, head, limit)
+    except CutOff as bad:
+        return Sniff(None, None, f"the Parquet file is damaged: {bad.why}")
     if force:
-        return Sniff(container, formats.load(force).__name__.rpartition(".")[2], "as asked by --format")
-    name, votes = formats.detect(sample)
-    if name is None:
-        if not sample:
-            return Sniff(None, None, "neither JSON, JSON lines nor CSV")
-        keys = sorted({str(k) for r in sample[:20] if isinstance(r, dict) for k in r})[:8]
-        if not all(_NAME.fullmatch(k) for k in keys):  # lines of text, of which nothing may be repeated here
-            return Sniff(None, None, "text lines of no known format")
-        return Sniff(None, None, f"{container}, but of no known format (fields: {', '.join(keys) or 'none'})")
-    return Sniff(container, name, f"{votes[name]} of {len(sample)} sampled records")
+        module = formats.load(force)
+        if formats.reads_lines(module) and found.container in ("csv", "jsonl"):
+            found = found._replace(container="text")
+        return Sniff(
+            found.container, module.__name__.rpartition(".")[2], "as asked by --format", found.envelope
+        )
+    names, votes = formats.detect(found.records)
+    if len(names) > 1:
+        known = " or ".join(sorted(n.replace("_", "-") for n in names))
+        raise TraceprofError(
+            f"could be {known}: {votes[names[0]]} of {len(found.records)} sampled records are like each",
+            path=source.path,
+            remedy="say which with --format",
+        )
+    if not names:
+        return Sniff(None, None, _unknown(found))
+    wrapped = f", each in an envelope ({found.envelope})" if found.envelope else ""
+    reason = f"{votes[names[0]]} of {len(found.records)} sampled records{wrapped}"
+    return Sniff(found.container, names[0], reason, found.envelope)
+
+
+class _Look(NamedTuple):
+    container: str
+    records: list[Any]
+    envelope: str | None
+
+
+def _look(path: Path, head: bytes, limit: int) -> _Look:
+    """What a file's head holds, out of the envelope when only so it is of a known format."""
+    if head.startswith(_PARQUET):
+        rows = parquet_rows(path)
+        return _Look("parquet", [record for _, _, record in itertools.islice(rows, SAMPLE)], None)
+    whole = len(head) < HEAD_BYTES
+    container, records = sample(head, whole)
+    if not records and not whole and container != "csv":
+        records = _long_sample(path, container, limit)
+    if container != "json" and not formats.detect(records)[0]:
+        for kind in envelopes.KINDS:
+            inner = envelopes.Unwrapped(io.BytesIO(head), kind).read(HEAD_BYTES)
+            inner_container, inner_records = sample(inner, whole)
+            if inner_container != "csv" and formats.detect(inner_records)[0]:
+                return _Look(inner_container, inner_records, kind)
+    return _Look(container, records, None)
+
+
+def _unknown(found: _Look) -> str:
+    if not found.records:
+        return "neither JSON, JSON lines nor CSV"
+    keys = sorted({str(k) for r in found.records[:20] if isinstance(r, dict) for k in r})[:8]
+    if not all(_NAME.fullmatch(k) for k in keys):  # lines of text, of which nothing may be repeated here
+        return "text lines of no known format"
+    return f"{found.container}, but of no known format (fields: {', '.join(keys) or 'none'})"
+
+
+def parquet_rows(path: Path, group: int | None = None) -> Iterator[tuple[int, bytes, Any]]:
+    """(row from 1, JSON of the row, the row as a dict) of a Parquet file, or of one of its row groups."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        row = 1
+        if group is not None:
+            row += sum(file.metadata.row_group(i).num_rows for i in range(group))
+        for batch in file.iter_batches(256, row_groups=None if group is None else [group]):
+            maps = [f.name for f in batch.schema if pa.types.is_map(f.type)]
+            for record in batch.to_pylist():
+                for name in maps:
+                    if record[name] is not None:
+                        record[name] = dict(record[name])
+                yield row, orjson.dumps(record, default=_spelled), record
+                row += 1
+    except (pa.ArrowException, OSError) as bad:
+        raise CutOff(str(bad).splitlines()[0][:200]) from None
+
+
+def parquet_groups(path: Path) -> list[int]:
+    """Bytes of each row group of a Parquet file, uncompressed."""
+    import pyarrow.parquet as pq
+
+    meta = pq.read_metadata(path)
+    return [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
+
+
+def _spelled(value: Any) -> Any:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _long_sample(path: Path, container: str, limit: int) -> list[Any]:
@@ -268,14 +350,22 @@ def _binary(head: bytes) -> bool:
     return control > len(head) // 20
 
 
-def _sample(head: bytes, whole: bool) -> tuple[str, list[Any]]:
-    """(container, up to 200 parsed records) of a file's head; none where the first record is longer than the head."""
+_TAG = re.compile(
+    rb'\[[^\[\]{}"]{1,80}\]\s*\S'
+)  # a line of text that begins with a time or a level in brackets
+
+
+def sample(head: bytes, whole: bool) -> tuple[str, list[Any]]:
+    """(container, up to SAMPLE records) of a file's head; none where the first record is longer than the head.
+
+    A record is parsed JSON, a row of CSV as a dict, or a line of text as it is.
+    """
     lines = head.split(b"\n")
     if not whole and len(lines) > 1:
         lines.pop()  # the last line is cut by the head's end
     lines = [line.strip() for line in itertools.islice((li for li in lines if not li.isspace() and li), 400)]
     first = lines[0][:1] if lines else b""
-    if first == b"[" and not (len(lines) > 1 and _is_json(lines[0])):
+    if first == b"[" and not (len(lines) > 1 and _is_json(lines[0])) and not _TAG.match(lines[0]):
         return "json", _elements_sample(head)
     if first == b"{" and _pretty(head) and not _is_json(lines[0]):
         return "json", _elements_sample(head)
@@ -286,8 +376,16 @@ def _sample(head: bytes, whole: bool) -> tuple[str, list[Any]]:
                 value = parse(line)
                 parsed.extend(value if isinstance(value, list) else [value])
     records = [v for v in parsed if isinstance(v, dict)]
+    words = [
+        line.decode("utf-8", "replace")
+        for line in lines
+        if line[:1] not in (b"{", b"[") or not _is_json(line)
+    ]
+    told = [line for line in words if formats.claims(line)]
+    if told and len(told) >= sum(map(bool, map(formats.claims, records))):
+        return "text", told[:SAMPLE]
     if records or first in (b"{", b"["):
-        return "jsonl", records[:200]
+        return "jsonl", records[:SAMPLE]
     try:
         rows = list(
             csv.DictReader(io.StringIO(b"\n".join(lines[:50]).decode("utf-8", "replace"), newline=""))
@@ -320,7 +418,7 @@ def _elements_sample(head: bytes) -> list[Any]:
         if isinstance(raw, bytes):
             with contextlib.suppress(BadRecord):
                 out.append(parse(raw))
-        if len(out) >= 200:
+        if len(out) >= SAMPLE:
             break
     return out
 

@@ -18,13 +18,13 @@ def command(as_json: bool) -> None:
     from traceprof import formats
 
     rows = []
-    for name in sorted(formats.NAMES):
+    for name in formats.NAMES:
         module = formats.load(name)
         rows.append(
             {
                 "format": formats.label(module),
                 "has": [flag.name.lower() for flag in module.has],
-                "about": module.summary,
+                "about": module.summary.replace("`", ""),
             }
         )
     if as_json:

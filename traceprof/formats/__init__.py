@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections import Counter
 from collections.abc import Iterable
 from types import ModuleType
@@ -10,29 +11,17 @@ from typing import Any
 
 from traceprof.errors import UsageError
 
-# in the order in which they are asked: those with distinguishing keys first, the generic shapes last
-NAMES = (
-    "litellm",
-    "openai_batch",
-    "weka",
-    "qwen_bailian",
-    "mooncake",
-    "azure_llm",
-    "burstgpt",
-    "sharegpt",
-    "lmcache",
-    "openai_responses",
-    "anthropic",
-    "conversation",
-    "openai",
-)
+_SHARED = ("base", "pairs")  # modules that are no format
+# shapes that other logs may have too: asked in this order, when no other format claims a record
+_GENERIC = ("openai_responses", "anthropic", "conversation", "openai")
+NAMES = tuple(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED)
 
 
 def load(name: str) -> ModuleType:
     """The module of a format; UsageError when there is none of that name."""
     key = name.replace("-", "_")
     if key not in NAMES:
-        known = ", ".join(n.replace("_", "-") for n in sorted(NAMES))
+        known = ", ".join(n.replace("_", "-") for n in NAMES)
         raise UsageError(f"no format is called {name!r}", remedy=f"one of: {known}")
     return importlib.import_module(f"traceprof.formats.{key}")
 
@@ -42,13 +31,33 @@ def label(module: ModuleType) -> str:
     return module.__name__.rpartition(".")[2].replace("_", "-")
 
 
-def detect(sample: Iterable[Any]) -> tuple[str | None, Counter[str]]:
-    """The format that most records of a sample are of (None when none is known), and how many are of each."""
+def claims(record: Any) -> list[str]:
+    """The formats that a record may be of: those with distinguishing keys, else the first of the generic shapes.
+
+    A record is an object, or a line of text, of which only formats that read lines are asked.
+    """
+    if isinstance(record, str):
+        return [name for name in NAMES if reads_lines(module := load(name)) and module.detect(record)]
+    if not isinstance(record, dict):
+        return []
+    found = [name for name in NAMES if name not in _GENERIC and load(name).detect(record)]
+    return found or [name for name in _GENERIC if load(name).detect(record)][:1]
+
+
+def reads_lines(module: ModuleType) -> bool:
+    """Whether a format's records are lines of text."""
+    return bool(getattr(module, "lines", False))
+
+
+def detect(sample: Iterable[Any]) -> tuple[list[str], Counter[str]]:
+    """The formats that most records of a sample may be of, and how many are of each.
+
+    None is known when there is none, and several when nothing in the sample tells them apart.
+    """
     votes: Counter[str] = Counter()
     for record in sample:
-        if isinstance(record, dict):
-            for name in NAMES:
-                if load(name).detect(record):
-                    votes[name] += 1
-                    break
-    return (votes.most_common(1)[0][0] if votes else None), votes
+        votes.update(claims(record))
+    most = max(votes.values(), default=0)
+    found = [name for name, n in votes.items() if n == most]
+    # bodies of several providers in one log: each is read as what it is
+    return found[:1] if set(found) <= set(_GENERIC) else found, votes

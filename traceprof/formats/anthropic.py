@@ -9,7 +9,7 @@ from traceprof.formats import pairs
 from traceprof.formats.base import Has
 
 has = Has.ARRIVALS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS
-summary = "Anthropic Messages: bodies alone, or request and response pairs (JSONL)"
+summary = "Anthropic Messages bodies, alone or with their answer, times and ids as for `openai` (JSONL)"
 
 read = pairs.read
 

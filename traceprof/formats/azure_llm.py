@@ -11,7 +11,7 @@ from typing import Any
 from traceprof.formats.base import BadRecord, Has, Request, count, parse_time
 
 has = Has.ARRIVALS | Has.LENGTHS
-summary = "Azure LLM inference traces 2023 and 2024: times and lengths (CSV)"
+summary = "Azure LLM inference traces 2023 and 2024 (CSV)"
 
 
 def detect(record: dict[str, Any]) -> bool:

@@ -5,7 +5,9 @@ A format is one module of this package with
 * `has: Has`                     what such a log can tell,
 * `detect(record) -> bool`       whether one parsed record is of this format,
 * `read(record) -> Request | Skip | list`  what it means; raises `BadRecord` when it cannot be used,
-* optionally `read_all(records)` in place of `read`, when records of one file (or of several) belong together.
+* optionally `read_all(records)` in place of `read`, when records of one file (or of several) belong together,
+* optionally `lines = True`, when its records are lines of text (`str`; JSON lines of such a log come as `str` or, when all
+  of the file is JSON, as `dict`). It has `read_all`, and skips lines that tell of no request as `other_line`.
 
 No format invents a value that its log does not hold.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -201,12 +204,12 @@ def epoch_us(value: Any, what: str) -> int:
 
 def parse_time(value: Any, what: str) -> tuple[int, bool]:
     """(us since 1970, whether the zone had to be assumed as UTC); raises BadRecord."""
-    if isinstance(value, str):
+    if isinstance(value, (str, datetime)):
         try:
-            stamp = datetime.fromisoformat(value.strip())
+            stamp = value if isinstance(value, datetime) else datetime.fromisoformat(value.strip())
         except ValueError:
             try:
-                return _number_us(float(value), what), False
+                return _number_us(float(str(value)), what), False
             except ValueError:
                 raise BadRecord("bad_time", f"{what} is neither ISO 8601 nor a number") from None
         naive = stamp.tzinfo is None
@@ -218,6 +221,24 @@ def parse_time(value: Any, what: str) -> tuple[int, bool]:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return _number_us(value, what), False
     raise BadRecord("bad_time", f"{what} is {_show(value)}, not a time")
+
+
+_LINE_TIME = re.compile(r"(\d{4}-\d\d-\d\dT[\d:.,]+(?:Z|[+-]\d\d:?\d\d)?) ")
+
+
+def stamped(line: str) -> tuple[int | None, str]:
+    """(us since 1970 or None, the rest) of a line of text that a collector put its time before.
+
+    >>> stamped("2026-08-21T12:00:00.5Z INFO ready"), stamped("INFO ready")
+    ((1787313600500000, 'INFO ready'), (None, 'INFO ready'))
+    """
+    found = _LINE_TIME.match(line)
+    if found is None:
+        return None, line
+    try:
+        return parse_time(found[1], "the line's time")[0], line[found.end() :]
+    except BadRecord:
+        return None, line
 
 
 def _number_us(value: float, what: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from traceprof.formats.base import BadRecord, Has, Request, count, offset_us, text
 
 has = Has.ARRIVALS | Has.LENGTHS | Has.SESSIONS
-summary = "BurstGPT traces, 6 or 8 columns: times and lengths (CSV)"
+summary = "BurstGPT, 6 or 8 columns (CSV)"
 
 
 def detect(record: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from traceprof.formats.base import BadRecord, Has, Request, Skip, checked, dumps, text
 
 has = Has.TEXT | Has.OUTPUTS | Has.SESSIONS
-summary = "conversations of OpenAI-like messages, one request a model turn (JSON, JSONL)"
+summary = "conversations of OpenAI-like messages that end with the model's turn (JSON, JSONL)"
 
 
 def detect(record: dict[str, Any]) -> bool:

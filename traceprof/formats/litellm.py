@@ -26,7 +26,7 @@ from traceprof.formats.base import (
 )
 
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
-summary = "LiteLLM StandardLoggingPayload, from any callback (JSON, JSONL)"
+summary = "LiteLLM StandardLoggingPayload from any callback (JSON, JSONL)"
 
 _CUT = re.compile(rb"\(litellm_truncated skipped \d+ chars")
 _GENERATIONS = {

@@ -11,7 +11,7 @@ from typing import Any
 from traceprof.formats.base import BadRecord, Has, Request, dumps, offset_us, text
 
 has = Has.ARRIVALS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
-summary = "LMCache agent traces with full prompt text (JSONL)"
+summary = "LMCache agent traces (JSONL)"
 
 
 def detect(record: dict[str, Any]) -> bool:

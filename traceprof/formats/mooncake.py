@@ -10,7 +10,7 @@ from typing import Any
 from traceprof.formats.base import BadRecord, Has, Request, count, hashes, offset_us
 
 has = Has.ARRIVALS | Has.LENGTHS | Has.BLOCKS
-summary = "Mooncake block-hash traces (JSONL)"
+summary = "Mooncake block-hash traces, 512 tokens or `--block-size` (JSONL)"
 options = {"block_size": 512}
 hash_scope = "file"
 

@@ -12,7 +12,7 @@ from traceprof.formats import pairs
 from traceprof.formats.base import Has
 
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
-summary = "OpenAI chat and text completions: bodies alone, or request and response pairs (JSONL)"
+summary = "chat and text completion bodies, alone or with their answer, times and ids under the names loggers use (JSONL)"
 
 read = pairs.read
 

@@ -14,7 +14,7 @@ from traceprof.bodies import openai
 from traceprof.formats.base import BadRecord, Has, Request, Result, Skip, attempt, http_code, text
 
 has = Has.LENGTHS | Has.TEXT | Has.OUTPUTS
-summary = "OpenAI batch input and output files, joined on custom_id (JSONL)"
+summary = "OpenAI batch input files, and output and error files joined on custom_id (JSONL)"
 
 
 def detect(record: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from traceprof.formats.base import BadRecord, Has, Request, Skip, attempt, count
 from traceprof.formats.mooncake import block_row
 
 has = Has.ARRIVALS | Has.LENGTHS | Has.BLOCKS | Has.SESSIONS
-summary = "Qwen-Bailian usage traces: 16-token block hashes and chat trees (JSONL)"
+summary = "Qwen-Bailian traces, 16-token block hashes and chat trees (JSONL)"
 hash_scope = "file"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from traceprof.formats.base import BadRecord, Has, Request, Skip, count, finish, hashes, offset_us, text
 
 has = Has.ENDS | Has.LENGTHS | Has.BLOCKS | Has.SESSIONS
-summary = "WEKA coding-agent sessions: 64-token block hashes (JSON, JSONL)"
+summary = "WEKA coding-agent sessions, 64-token block hashes (JSON, JSONL)"
 
 
 def detect(record: dict[str, Any]) -> bool:
