@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -24,11 +26,32 @@ settings.register_profile("gate", deadline=None, derandomize=True)
 settings.load_profile("gate" if os.environ.get("CI") else "here")
 
 SAMPLES = Path(__file__).parent.parent / "samples"
-FORMATS = {
-    label: next(p.name for p in sorted(SAMPLES.glob(f"{label}.*")))
-    for label in (name.replace("_", "-") for name in formats.NAMES)
-    if any(SAMPLES.glob(f"{label}.*"))
+LABELS = [name.replace("_", "-") for name in formats.NAMES]
+FORMATS = {  # sample -> its file: FORMAT.EXTENSION, or FORMAT.VARIANT.EXTENSION where a format has several shapes
+    path.stem: path.name
+    for path in sorted(SAMPLES.iterdir())
+    if path.is_file() and path.name.split(".")[0] in LABELS
 }
+
+
+def sample_records(name: str) -> list[Any]:
+    """The records of a sample, by the standard library alone: JSON values, rows of CSV or Parquet, or lines of text."""
+    path = SAMPLES / FORMATS[name]
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        found: list[Any] = pq.read_table(path).to_pylist()
+        return found
+    text = path.read_text("utf-8")
+    if path.suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text)))
+    if formats.reads_lines(formats.load(name.split(".")[0])):
+        return text.splitlines()
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        return [json.loads(line) for line in text.splitlines()]
+    return whole if isinstance(whole, list) else [whole]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import bz2
 import copy
-import csv
 import ctypes
 import gzip
-import io
 import json
 import lzma
 import os
@@ -23,10 +21,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import FORMATS, SAMPLES, Ran, jsonl, pair, reasons, rows, whole
+from conftest import FORMATS, LABELS, SAMPLES, Ran, jsonl, pair, reasons, rows, sample_records, whole
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from traceprof import formats
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.ingest import Options, ingest
 from traceprof.trace import Trace
@@ -146,18 +145,13 @@ def changed(value: Any, depth: int = 3) -> Iterator[Any]:
             yield other
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", [n for n in FORMATS if not formats.reads_lines(formats.load(n.split(".")[0]))]
+)
 def test_wrong_types_and_missing_fields_everywhere(name: str, ingested: Ingested) -> None:
     """Whatever stands in whichever field: the record is read, rejected or skipped, and counted."""
-    text = (SAMPLES / FORMATS[name]).read_text("utf-8")
-    log: list[Any]
-    if name in ("sharegpt", "weka"):
-        log = json.loads(text)
-    elif text.startswith("{"):
-        log = [json.loads(line) for line in text.splitlines()]
-    else:
-        log = list(csv.DictReader(io.StringIO(text)))
-    log = sorted(log[:20], key=lambda r: len(json.dumps(r)))
+    log = sample_records(name)
+    log = sorted(log[:20], key=lambda r: len(json.dumps(r, default=str)))
     if name == "openai-batch":
         log = [log[0], next(r for r in log if r.get("response"))]
     elif name == "weka":
@@ -169,8 +163,14 @@ def test_wrong_types_and_missing_fields_everywhere(name: str, ingested: Ingested
         ]
     bad = [other for record in log[:2] for other in changed(record, 5 if name == "weka" else 4)]
     assert len(bad) > 50
-    lines = [json.dumps(r).encode() for r in bad]  # escapes lone surrogates, as a sloppy logger does
-    trace = ingested(jsonl([*log[:2], *lines]), format=name, duplicates="keep")
+    lines = [
+        json.dumps(r, default=str).encode() for r in bad
+    ]  # escapes lone surrogates, as a sloppy logger does
+    trace = ingested(
+        jsonl([*(json.dumps(r, default=str).encode() for r in log[:2]), *lines]),
+        format=name.split(".")[0],
+        duplicates="keep",
+    )
     assert "unreadable" not in reasons(trace), rows(trace, "rejects")
     for row in rows(trace):
         assert row["input_tokens"] is None or row["input_tokens"] >= 0
@@ -382,14 +382,14 @@ def test_a_folder_of_everything(tmp_path: Path, command: Command) -> None:
     no_logs = unreadable(folder)
     for name, file in FORMATS.items():
         shutil.copy(SAMPLES / file, folder / "deep" / "er" / file)
-        if not file.endswith(".csv"):
+        if not file.endswith((".csv", ".parquet")):
             (folder / f"{name}.gz").write_bytes(gzip.compress((SAMPLES / file).read_bytes()))
     (folder / ".hidden.jsonl").write_bytes(jsonl([pair()]))
     (folder / "dangling.jsonl").symlink_to(tmp_path / "nowhere")
     ran = command("ingest", folder, "-o", tmp_path / "t", "--duplicates", "keep")
     assert ran.code == 0 and f"{len(no_logs)} files not read" in ran.err and "Traceback" not in ran.err
     manifest = whole(Trace(tmp_path / "t")).manifest
-    assert set(manifest["formats"]) == set(FORMATS)
+    assert set(manifest["formats"]) == set(LABELS)
     assert {s["file"] for s in manifest["sources"] if s["format"] is None} == set(no_logs)
     assert command("ingest", folder, "-o", tmp_path / "t", "--duplicates", "skip", "--strict").code == 3
 

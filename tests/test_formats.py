@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import bz2
-import csv
 import gzip
 import hashlib
-import io
 import json
 import lzma
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from conftest import FORMATS, SAMPLES, pair, reasons, rows
+from conftest import FORMATS, LABELS, SAMPLES, pair, reasons, rows, sample_records
 
 from traceprof import formats, sources
 from traceprof.formats.base import Has
@@ -27,15 +25,7 @@ GOLDEN = Path(__file__).parent / "golden"
 Ingested = Callable[..., Trace]
 
 
-def records(name: str) -> list[dict[str, Any]]:
-    """The records of a sample, by the standard library alone."""
-    text = (SAMPLES / FORMATS[name]).read_text("utf-8")
-    if name in ("sharegpt", "weka"):
-        found: list[dict[str, Any]] = json.loads(text)
-        return found
-    if text.startswith("{"):
-        return [json.loads(line) for line in text.splitlines()]
-    return list(csv.DictReader(io.StringIO(text)))
+records = sample_records
 
 
 # -- every format --------------------------------------------------------------------------------------------
@@ -95,8 +85,9 @@ def test_format(name: str, ingested: Ingested, update: bool) -> None:
     """A sample is told by content, read as its golden file says, and read the same in every wrapping."""
     path = SAMPLES / FORMATS[name]
     trace = ingested(path)
-    assert [s["format"] for s in trace.manifest["sources"]] == [name]
-    assert set(trace.manifest["formats"]) == {name}
+    label = name.split(".")[0]
+    assert [s["format"] for s in trace.manifest["sources"]] == [label]
+    assert set(trace.manifest["formats"]) == {label}
     found = json.loads(json.dumps(seen(trace)))
     golden = GOLDEN / f"{name}.json"
     if update:
@@ -105,44 +96,61 @@ def test_format(name: str, ingested: Ingested, update: bool) -> None:
     assert found == json.loads(golden.read_text("utf-8"))
     again = ingested(path)
     assert [r["row_id"] for r in rows(again)] == [r["row_id"] for r in rows(trace)]
-    assert seen(ingested(path, format=name))["digest_of_all_rows"] == found["digest_of_all_rows"]
-    for wrapping, log in containers(path.read_bytes()).items():
+    assert seen(ingested(path, format=label))["digest_of_all_rows"] == found["digest_of_all_rows"]
+    for wrapping, log in containers(path.read_bytes()).items() if path.suffix != ".parquet" else ():
         other = seen(ingested(log, path.name))
         assert other["rows"] == found["rows"], wrapping
         assert other["digest_of_all_rows"] == found["digest_of_all_rows"], wrapping
         assert other["counts"] == found["counts"], wrapping
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_format_says_what_it_has(name: str, ingested: Ingested) -> None:
-    """`has` promises exactly what the sample holds, so that no measure runs on what is not there."""
-    has = formats.load(name).has
-    trace = ingested(SAMPLES / FORMATS[name])
-    requests, content, tokens = (rows(trace, k) for k in ("requests", "content", "tokens"))
-    if Has.ARRIVALS in has:
-        assert any(
-            r["clock"] in ("absolute", "relative") and r["arrival_offset_us"] is not None for r in requests
-        )
-    else:
-        assert all(r["clock"] not in ("absolute", "relative") for r in requests)
-    text = any(c["messages_json"] or c["prompt_text"] for c in content)
-    assert text == (Has.TEXT in has)
-    assert any(t["block_hashes"] is not None for t in tokens) == (Has.BLOCKS in has)
-    assert any(r["input_tokens"] is not None for r in requests) == (Has.LENGTHS in has)
-    if Has.ENDS not in has:
-        assert all(r["end_ts"] is None for r in requests)
-    if Has.SESSIONS not in has:
-        assert all(r["session_id"] is None for r in requests)
+@pytest.mark.parametrize("label", LABELS)
+def test_a_format_says_what_it_has(label: str, ingested: Ingested) -> None:
+    """`has` promises exactly what the samples hold, so that no measure runs on what is not there."""
+    has = formats.load(label).has
+    files = [file for name, file in FORMATS.items() if name.split(".")[0] == label]
+    if label == "openai":
+        files += ["chat.jsonl", "planted.jsonl"]
+    traces = [ingested(SAMPLES / file) for file in files]
+    requests, content, tokens = (
+        [row for trace in traces for row in rows(trace, kind)] for kind in ("requests", "content", "tokens")
+    )
+    timed = [
+        r for r in requests if r["clock"] in ("absolute", "relative") and r["arrival_offset_us"] is not None
+    ]
+    text = [c for c in content if c["messages_json"] is not None or c["prompt_text"] is not None]
+    ends = [
+        r
+        for r in requests
+        if r["end_ts"] is not None or (r["clock"] in ("relative", "session") and r["e2e_us"] is not None)
+    ]
+    for flag, found in (
+        (Has.ARRIVALS, timed),
+        (Has.ENDS, ends),
+        (Has.TEXT, text),
+        (
+            Has.OUTPUTS,
+            [c for c in content if c["output_json"] is not None]
+            + [t for t in tokens if t["output_ids"] is not None],
+        ),
+        (Has.TOKENS, [t for t in tokens if t["input_ids"] is not None]),
+        (Has.BLOCKS, [t for t in tokens if t["block_hashes"] is not None]),
+        (Has.LENGTHS, [r for r in requests if r["input_tokens"] is not None]),
+        (Has.SESSIONS, [r for r in requests if r["session_id"] is not None]),
+    ):
+        assert bool(found) == (flag in has), flag
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_two_formats_claim_a_record(name: str) -> None:
     """Records of a sample are told apart from every other format; at most one claims each, and most are claimed."""
-    container, sample = sources.sample((SAMPLES / FORMATS[name]).read_bytes(), True)
-    assert container and sample
-    claimed = [formats.claims(record) for record in sample]
+    path = SAMPLES / FORMATS[name]
+    found = sources.look(path)
+    assert found.container and found.records
+    claimed = [formats.claims(record) for record in found.records]
     assert all(len(names) <= 1 for names in claimed), claimed
-    assert sum(names == [name.replace("-", "_")] for names in claimed) > len(sample) / 2
+    mine = name.split(".")[0].replace("-", "_")
+    assert sum(names == [mine] for names in claimed) > len(claimed) / 2
 
 
 def said(name: str) -> list[list[dict[str, Any]]]:
@@ -171,10 +179,10 @@ def test_text_goes_round(name: str, ingested: Ingested) -> None:
 def test_samples_are_described() -> None:
     """samples/README.md has a line for every sample, and no sample is large."""
     about = (SAMPLES / "README.md").read_text("utf-8")
-    for path in SAMPLES.glob("*.[jc]*"):
+    for path in (p for p in SAMPLES.iterdir() if p.is_file() and p.suffix not in (".py", ".md")):
         assert f"| {path.name} |" in about
         assert path.stat().st_size < 150_000
-    assert sorted(FORMATS) == sorted(formats.label(formats.load(n)) for n in formats.NAMES)
+    assert {name.split(".")[0] for name in FORMATS} == set(LABELS)
 
 
 def test_made_samples_are_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import traceprof
 from traceprof import envelopes, formats, schema, sources
 from traceprof.errors import TraceprofError, UsageError
-from traceprof.formats.base import BadRecord, Request, Result, Skip, attempt
+from traceprof.formats.base import BadRecord, Request, Result, Skip, attempt, dumps
 from traceprof.runs import Options, Run, RunWriter, merge
 from traceprof.trace import KINDS, MANIFEST, Trace, staged, write_json
 from traceprof.workers import Progress, Workers
@@ -32,6 +32,7 @@ from traceprof.workers import Progress, Workers
 __all__ = ["Options", "ingest"]
 
 WORTH_WORKERS = 8 << 20  # less log than this is read in-process: starting workers takes longer
+_BEGUN = "ingest.json"  # in a folder under way: what it is made from
 SPOOL_PLAIN_BYTES = 8 << 30  # runs of a larger log are compressed: a little slower, a fourth of the disk
 
 
@@ -90,11 +91,14 @@ def ingest(
         formats.load(options.format)
     say = progress or (lambda what, done, total: None)
     words = tuple(os.fspath(i) for i in inputs)
-    with staged(out, mine=MANIFEST) as stage:
+    if options.resume and "-" in words:
+        raise UsageError("--resume cannot read stdin a second time", remedy="save the log to a file first")
+    with staged(out, mine=MANIFEST, resume=_BEGUN if options.resume else None) as stage:
         spool = stage / "runs"
-        spool.mkdir()
+        spool.mkdir(exist_ok=True)
         files = _outside(sources.resolve(words, spool), Path(out))
         plan, described = _plan(files, options)
+        _begin(stage, files, described, options)
         total = sum(s.size for s, _ in plan) or 1
         if total > SPOOL_PLAIN_BYTES:
             options = replace(options, spool_compression="lz4")
@@ -105,9 +109,30 @@ def ingest(
             counts = merge(runs, stage, options, pool, lambda done, of: say("sort and write", done, of))
         if not counts["records_in"]:
             raise _nothing(described)
+        (stage / _BEGUN).unlink()
         _drop(spool)
         write_json(stage / MANIFEST, _manifest(words, described, options, counts, runs))
     return Trace(out)
+
+
+def _begin(
+    stage: Path, files: list[sources.Source], described: list[dict[str, Any]], options: Options
+) -> None:
+    """Note what this ingest reads and how; what a killed one left in `stage` is kept only when it did the same."""
+    what = {
+        "version": traceprof.__version__,
+        "files": [[os.fspath(f.path.resolve()), f.size, f.path.stat().st_mtime_ns] for f in files],
+        "sources": described,
+        "options": {k: v for k, v in asdict(options).items() if k not in ("jobs", "resume")},
+    }
+    noted = dumps(what)
+    note = stage / _BEGUN
+    if note.exists() and note.read_bytes() != noted:
+        for old in stage.iterdir():
+            if old.is_dir():
+                _drop(old)
+        (stage / "runs").mkdir()
+    note.write_bytes(noted)
 
 
 def _outside(files: list[sources.Source], target: Path) -> list[sources.Source]:
@@ -281,7 +306,10 @@ def _json_segments(
 
 
 def read_chunk(folder: Path, segments: list[Segment], options: Options) -> Run:
-    """One chunk -> one run in `folder` (runs in a worker)."""
+    """One chunk -> one run in `folder` (runs in a worker); a run that is there already is taken as it is."""
+    done = Run.load(folder)
+    if done is not None:
+        return done
     writer = RunWriter(folder, options)
     for segment in segments:
         module = formats.load(segment.format)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -47,6 +48,7 @@ class Options:
     duplicates: str = "reject"
     block_size: int | None = None
     max_record_bytes: int = MAX_RECORD_BYTES
+    resume: bool = False  # go on where a killed run of the same command ended
     jobs: int = 1  # worker processes; with more than one, a script needs `if __name__ == "__main__":`
     chunk_bytes: int = CHUNK_BYTES
     part_bytes: int = PART_BYTES
@@ -80,7 +82,31 @@ class Run:
         default_factory=lambda: np.empty(0, np.int8)
     )  # index into CLOCKS, -1 for none
 
+    def save(self) -> None:
+        """Keep what is known of a finished run beside its files; it is whole, or not there."""
+        counts = {name: getattr(self, name) for name in _COUNTED}
+        known = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
+        path = self.folder / _SAVED
+        with path.with_suffix(".new").open("wb") as file:
+            np.savez(file, counts=np.frombuffer(dumps(counts), np.uint8), **known)
+        path.with_suffix(".new").replace(path)
 
+    @classmethod
+    def load(cls, folder: Path) -> Run | None:
+        """The run that was saved in a folder; None when it was not finished."""
+        if not (folder / _SAVED).exists():
+            return None
+        with np.load(folder / _SAVED, allow_pickle=False) as kept:
+            counts = orjson.loads(kept["counts"].tobytes())
+            arrays = {name: kept[name] for name in _ARRAYS if name in kept}
+        for name in ("rejects", "skipped", "formats"):
+            counts[name] = Counter(counts[name])
+        return cls(folder, **arrays, **counts)
+
+
+_SAVED = "run.npz"
+_ARRAYS = ("keys", "ids", "sizes", "places", "arrivals", "clocks")
+_COUNTED = ("requests", "records", "rejects", "skipped", "formats", "has_content", "has_tokens")
 _BATCH = 1024
 _TEXT = ("messages_json", "prompt_text", "tools_json", "output_json", "extra_json")
 _DIRECT = [
@@ -283,6 +309,7 @@ class RunWriter:
                 )
             )
             _write_ipc(self.folder / "rejects.arrow", _batch(cells, schema.REJECTS))
+        run.save()
         return run
 
 
@@ -382,7 +409,7 @@ def merge(
     for number, (low, high) in enumerate(itertools.pairwise(cuts)):
         tasks.append((stage, number, files, base, order[low:high], zero))
     for kind in ("requests", *(["content"] if any(r.has_content for r in runs) else []), *(["tokens"] if any(r.has_tokens for r in runs) else [])):  # fmt: skip
-        (stage / kind).mkdir()
+        (stage / kind).mkdir(exist_ok=True)
     for done, _ in enumerate(pool.imap(write_part, tasks), 1):
         say(done, len(tasks))
     _write_rejects(stage)
@@ -421,7 +448,7 @@ def _set_aside(
     """Write the rows whose id came before as rejects (unless the user asked to drop them)."""
     if options.duplicates != "reject":
         return
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     batches = []
     for i, run in enumerate(runs):
         places = np.flatnonzero(again[base[i] : base[i + 1]])
@@ -472,8 +499,13 @@ def write_part(
     order: NDArray[np.int64],
     zero: dict[str, int],
 ) -> None:
-    """Write part `number` of requests, content and tokens: the rows `order` of all runs laid end to end."""
+    """Write part `number` of requests, content and tokens: the rows `order` of all runs laid end to end.
+
+    Parts that a run before this one finished stay as they are; that of requests is put in its place last.
+    """
     name = f"part-{number:05d}.parquet"
+    if (stage / "requests" / name).exists():
+        return
     of_run = np.searchsorted(base, order, side="right") - 1
     requests, content, tokens = [], [], []
     place = np.empty(len(order), np.int64)  # where each wanted row stands in the slices laid end to end
@@ -503,12 +535,6 @@ def write_part(
     del requests
     spec = schema.arrow(schema.REQUESTS)
     table = spec.empty_table() if table is None else _typed(table, spec)
-    pq.write_table(
-        table.replace_schema_metadata(_metadata()),
-        stage / "requests" / name,
-        compression="zstd",
-        row_group_size=1 << 16,
-    )
     if any_tokens and len(table):
         write_tokens(
             _typed(pa.concat_tables(tokens).take(place), schema.arrow(schema.TOKENS)), stage / "tokens" / name
@@ -530,6 +556,11 @@ def write_part(
             use_dictionary=["session_id"],
             write_statistics=["row"],  # statistics would copy text into the footer
         )
+    written = stage / "requests" / f".{name}"
+    pq.write_table(
+        table.replace_schema_metadata(_metadata()), written, compression="zstd", row_group_size=1 << 16
+    )
+    written.replace(stage / "requests" / name)
 
 
 def _typed(table: pa.Table, spec: pa.Schema) -> pa.Table:
@@ -591,7 +622,7 @@ def _write_rejects(stage: Path) -> None:
     found = sorted((stage / "runs").rglob("rejects.arrow"))
     if not found:
         return
-    (stage / "rejects").mkdir()
+    (stage / "rejects").mkdir(exist_ok=True)
     spec = schema.arrow(schema.REJECTS)
     with pq.ParquetWriter(
         stage / "rejects" / "part-00000.parquet",

@@ -231,7 +231,7 @@ def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTE
     if not head.startswith(_PARQUET) and _binary(head):
         return Sniff(None, None, "the file is binary, not text")
     try:
-        found = _look(source.path, head, limit)
+        found = look(source.path, limit, head)
     except CutOff as bad:
         return Sniff(None, None, f"the Parquet file is damaged: {bad.why}")
     if force:
@@ -256,17 +256,22 @@ def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTE
     return Sniff(found.container, names[0], reason, found.envelope)
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
+    """Container, the records of the sample, and the envelope around each line."""
+
     container: str
     records: list[Any]
     envelope: str | None
 
 
-def _look(path: Path, head: bytes, limit: int) -> _Look:
-    """What a file's head holds, out of the envelope when only so it is of a known format."""
+def look(path: Path, limit: int = MAX_RECORD_BYTES, head: bytes | None = None) -> Look:
+    """What a file's first bytes hold, out of the envelope when only so it is of a known format."""
+    if head is None:
+        with open_stream(path) as stream:
+            head = stream.read(HEAD_BYTES)
     if head.startswith(_PARQUET):
         rows = parquet_rows(path)
-        return _Look("parquet", [record for _, _, record in itertools.islice(rows, SAMPLE)], None)
+        return Look("parquet", [record for _, _, record in itertools.islice(rows, SAMPLE)], None)
     whole = len(head) < HEAD_BYTES
     container, records = sample(head, whole)
     if not records and not whole and container != "csv":
@@ -276,11 +281,11 @@ def _look(path: Path, head: bytes, limit: int) -> _Look:
             inner = envelopes.Unwrapped(io.BytesIO(head), kind).read(HEAD_BYTES)
             inner_container, inner_records = sample(inner, whole)
             if inner_container != "csv" and formats.detect(inner_records)[0]:
-                return _Look(inner_container, inner_records, kind)
-    return _Look(container, records, None)
+                return Look(inner_container, inner_records, kind)
+    return Look(container, records, None)
 
 
-def _unknown(found: _Look) -> str:
+def _unknown(found: Look) -> str:
     if not found.records:
         return "neither JSON, JSON lines nor CSV"
     keys = sorted({str(k) for r in found.records[:20] if isinstance(r, dict) for k in r})[:8]

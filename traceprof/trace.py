@@ -74,12 +74,12 @@ class Trace:
 
 
 @contextlib.contextmanager
-def staged(target: str | os.PathLike[str], *, mine: str | None) -> Iterator[Path]:
+def staged(target: str | os.PathLike[str], *, mine: str | None, resume: str | None = None) -> Iterator[Path]:
     """A new folder beside `target` that takes its place, in one step, when the block ends without an error.
 
-    A run that is killed leaves `target` as it was; what a killed run left beside it is swept by the next one.
-    An existing `target` is replaced only when it holds the file `mine` (so that no stranger's folder is lost);
-    None: the place is ours by its name.
+    A run that is killed leaves `target` as it was; what a killed run left beside it is swept by the next one, or is taken
+    over by it when it holds the file `resume`. An existing `target` is replaced only when it holds the file `mine` (so that no
+    stranger's folder is lost); None: the place is ours by its name.
     """
     target = Path(os.path.realpath(target))  # a link keeps pointing where it points
     if (
@@ -93,8 +93,12 @@ def staged(target: str | os.PathLike[str], *, mine: str | None) -> Iterator[Path
     parent = target.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent, target.name)
+        left = [old for old in _left_behind(parent, target.name) if resume and (old / resume).exists()]
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}-", suffix=".partial", dir=parent))
+        if left:
+            max(left, key=lambda old: old.stat().st_mtime).replace(stage)
+        for old in _left_behind(parent, target.name):
+            shutil.rmtree(old, ignore_errors=True)
         stage.chmod(0o777 & ~_umask())
     except OSError as bad:
         raise TraceprofError(
@@ -113,12 +117,14 @@ def _umask() -> int:
     return mask
 
 
-def _sweep(parent: Path, name: str) -> None:
-    """Remove what runs that are no longer alive left behind."""
+def _left_behind(parent: Path, name: str) -> list[Path]:
+    """The folders of runs that are no longer alive."""
+    out = []
     for old in parent.glob(f".{glob.escape(name)}.*.partial"):
         pid = old.name[len(name) + 2 :].partition("-")[0]
         if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(old, ignore_errors=True)
+            out.append(old)
+    return out
 
 
 def _alive(pid: int) -> bool:

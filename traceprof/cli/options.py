@@ -29,6 +29,7 @@ jobs_option = click.option(
 def ingest_options(function: F) -> F:
     """What decides how logs are read."""
     for option in (
+        click.option("--resume", is_flag=True, help="Go on where the same command was killed before."),
         click.option("--strict", is_flag=True, help="Exit with 3 when any record was rejected."),
         click.option("--max-record-bytes", type=click.IntRange(1024), default=64 << 20, show_default=True, help="Reject longer records."),
         click.option("--block-size", type=click.IntRange(1), default=None, help="Tokens a block hash stands for, where a Mooncake trace differs from 512."),
@@ -65,6 +66,7 @@ def make_options(
     duplicates: str,
     block_size: int | None,
     max_record_bytes: int,
+    resume: bool,
     jobs: int | None,
 ) -> Options:
     """The ingest options of the command line."""
@@ -76,6 +78,7 @@ def make_options(
         duplicates=duplicates,
         block_size=block_size,
         max_record_bytes=max_record_bytes,
+        resume=resume,
         jobs=jobs_or_cores(jobs),
     )
 

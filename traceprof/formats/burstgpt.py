@@ -8,7 +8,7 @@ from typing import Any
 
 from traceprof.formats.base import BadRecord, Has, Request, count, offset_us, text
 
-has = Has.ARRIVALS | Has.LENGTHS | Has.SESSIONS
+has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.SESSIONS
 summary = "BurstGPT, 6 or 8 columns (CSV)"
 
 

@@ -11,7 +11,7 @@ from traceprof.bodies import openai
 from traceprof.formats import pairs
 from traceprof.formats.base import Has
 
-has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
+has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.TOKENS | Has.OUTPUTS | Has.SESSIONS
 summary = "chat and text completion bodies, alone or with their answer, times and ids under the names loggers use (JSONL)"
 
 read = pairs.read
