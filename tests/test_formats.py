@@ -794,3 +794,70 @@ def test_a_responses_prompt_template_is_no_completion(ingested: Ingested) -> Non
     trace = ingested([pair(1, request=request)])
     assert rows(trace)[0]["operation"] == "responses" and not reasons(trace)
     assert rows(trace)[0]["content_state"] == "partial_history"
+
+
+# -- streams -------------------------------------------------------------------------------------------------
+
+CHAT_CHUNKS = [
+    {"id": "c1", "object": "chat.completion.chunk", "model": "m-1", "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]},
+    {"id": "c1", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "It "}}]},
+    {"id": "c1", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "shipped.", "tool_calls": [{"index": 0, "id": "t1", "type": "function", "function": {"name": "f", "arguments": '{"a":'}}]}}]},
+    {"id": "c1", "object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": " 1}"}}]}, "finish_reason": "tool_calls"}]},
+    {"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}},
+]  # fmt: skip
+MESSAGE_EVENTS = [
+    {"type": "message_start", "message": {"id": "m1", "model": "c", "role": "assistant", "usage": {"input_tokens": 3, "cache_read_input_tokens": 7, "output_tokens": 1}}},
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "I look."}},
+    {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t1", "name": "f", "input": {}}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"a": '}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "1}"}},
+    {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
+    {"type": "message_stop"},
+]  # fmt: skip
+
+
+def spoken(chunks: list[Any]) -> dict[str, Any]:
+    """A stream in each way that loggers keep it."""
+    events = "".join(f"event: x\ndata: {json.dumps(c)}\n\n" for c in chunks) + "data: [DONE]\n\n"
+    return {
+        "events": events,
+        "JSON lines": "\n".join(map(json.dumps, chunks)),
+        "chunks": chunks,
+        "chunks as text": json.dumps(chunks),
+        "a list of events": events.split("\n\n"),
+    }
+
+
+@pytest.mark.parametrize("way", spoken([]))
+def test_streams_are_put_together(way: str, ingested: Ingested) -> None:
+    """An answer kept as a stream is the answer: text, tool calls, usage, reason; a cut one says so."""
+    row = one(ingested, pair(1, response=spoken(CHAT_CHUNKS)[way]))
+    call = {"id": "t1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    assert json.loads(row["output_json"]) == {
+        "role": "assistant",
+        "content": "It shipped.",
+        "tool_calls": [call],
+    }
+    assert (row["input_tokens"], row["output_tokens"], row["cached_input_tokens"]) == (12, 3, 8)
+    assert (row["status"], row["finish_reason"], row["stream"], row["model_served"]) == (
+        "ok", "tool_calls", True, "m-1",
+    )  # fmt: skip
+    cut = one(ingested, pair(1, status_code=None, response=spoken(CHAT_CHUNKS[:3])[way]))
+    assert (cut["status"], cut["finish_reason"], cut["input_tokens"]) == ("incomplete", None, None)
+    asked = {"model": "c", "max_tokens": 5, "system": "s", "messages": [{"role": "user", "content": "x"}]}
+    row = one(ingested, pair(1, request=asked, response=spoken(MESSAGE_EVENTS)[way]))
+    call["function"]["arguments"] = '{"a":1}'
+    assert json.loads(row["output_json"]) == {"role": "assistant", "content": "I look.", "tool_calls": [call]}
+    assert (row["input_tokens"], row["output_tokens"], row["finish_reason"]) == (10, 9, "tool_calls")
+    whole = {"id": "r", "object": "response", "status": "completed", "model": "m", "usage": {"input_tokens": 4, "output_tokens": 2},
+             "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Done."}]}]}  # fmt: skip
+    events = [
+        {"type": "response.created", "response": {**whole, "output": [], "status": "in_progress"}},
+        {"type": "response.output_text.delta", "delta": "Do"},
+        {"type": "response.completed", "response": whole},
+    ]
+    row = one(
+        ingested, pair(1, request={"model": "m", "input": "hi", "tools": []}, response=spoken(events)[way])
+    )
+    assert json.loads(row["output_json"])["content"] == "Done." and row["input_tokens"] == 4

@@ -1,7 +1,8 @@
 """What providers' request and answer bodies mean: one module a dialect.
 
 A dialect has `is_request(body)`, `is_response(body)`, `read_request(out, body)` and `read_response(out, body)`, which
-fill a `Request`: messages, tools and outputs as canonical OpenAI-like JSON, counts with the cached part included.
+fill a `Request`: messages, tools and outputs as canonical OpenAI-like JSON, counts with the cached part included. A dialect
+that streams has `is_chunk(chunk)` and `join(chunks)`, which makes one answer of a stream's chunks.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from traceprof.bodies import anthropic, openai, responses
+from traceprof.bodies import anthropic, openai, responses, streams
 from traceprof.formats.base import Request, first_of, status_of_http, text
 
 # in the order in which they are asked: those with distinguishing keys first
@@ -42,8 +43,15 @@ def of_pair(request: ModuleType, response: dict[str, Any] | None) -> ModuleType:
 
 
 def read_response(out: Request, body: dict[str, Any], asked: ModuleType) -> None:
-    """Fill the answer; one that no dialect knows (an error, say) is read as the dialect that was asked in would."""
+    """Fill the answer; one that no dialect knows (an error, say) is read as the dialect that was asked in would.
+
+    A stream whose chunks end without a finish reason was cut: its status is `incomplete`.
+    """
     (of_response(body) or asked).read_response(out, body)
+    if isinstance(body, streams.Streamed):
+        out.stream = True
+        if out.finish_reason is None and out.status in ("ok", "unknown"):
+            out.status = "incomplete"
 
 
 def decoded(value: Any) -> Any:
@@ -64,6 +72,18 @@ def as_object(value: Any) -> dict[str, Any] | None:
     """An object as it is, or out of JSON text; None for anything else."""
     value = decoded(value)
     return value if isinstance(value, dict) else None
+
+
+def answer(value: Any) -> dict[str, Any] | None:
+    """An answer: an object, JSON text of one, or a stream (server-sent events, JSON lines, a list of chunks) put together."""
+    value = decoded(value)
+    if isinstance(value, dict):
+        return value
+    pieces = streams.chunks(value)
+    for dialect in _DIALECTS:
+        if any(map(dialect.is_chunk, pieces)):
+            return streams.Streamed(dialect.join(pieces))
+    return None
 
 
 def other_kind(body: Any) -> str | None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from traceprof.bodies import openai
 from traceprof.formats.base import BadRecord, Request, count, dumps, finish, messages, text
 
@@ -35,6 +37,73 @@ def is_response(body: dict[str, Any]) -> bool:
     return (kind == "message" and "content" in body) or (
         kind == "error" and isinstance(body.get("error"), dict)
     )
+
+
+_EVENTS = (
+    "message_start",
+    "content_block_start",
+    "content_block_delta",
+    "content_block_stop",
+    "message_delta",
+    "message_stop",
+)
+
+
+def is_chunk(chunk: dict[str, Any]) -> bool:
+    """An event of a streamed message."""
+    return chunk.get("type") in _EVENTS
+
+
+def join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """One message of a stream's events; the last usage that an event gives for a count holds."""
+    out: dict[str, Any] = {"type": "message", "content": []}
+    blocks: dict[Any, dict[str, Any]] = {}
+    usage: dict[str, Any] = {}
+    for event in chunks:
+        kind = event.get("type")
+        if kind == "error" and isinstance(event.get("error"), dict):
+            out["error"] = event["error"]
+        for part in (event.get("message") if kind == "message_start" else None, event):
+            if isinstance(part, dict) and isinstance(part.get("usage"), dict):
+                usage.update({k: v for k, v in part["usage"].items() if v is not None})
+        if kind == "message_start" and isinstance(event.get("message"), dict):
+            out.update({k: v for k, v in event["message"].items() if k in ("id", "model", "role")})
+        elif kind == "content_block_start" and isinstance(event.get("content_block"), dict):
+            blocks[_place(event)] = dict(event["content_block"])
+        elif kind == "content_block_delta" and isinstance(event.get("delta"), dict):
+            _grow(blocks.setdefault(_place(event), {"type": "text", "text": ""}), event["delta"])
+        elif kind == "message_delta" and isinstance(event.get("delta"), dict):
+            out["stop_reason"] = event["delta"].get("stop_reason")
+    for block in blocks.values():
+        written = block.pop("partial_json", None)
+        if written is not None:
+            block["input"] = written_input(written)
+        out["content"].append(block)
+    out["usage"] = usage
+    return out
+
+
+def _place(event: dict[str, Any]) -> Any:
+    index = event.get("index")
+    return index if type(index) is int else 0
+
+
+def _grow(block: dict[str, Any], delta: dict[str, Any]) -> None:
+    for key in ("text", "thinking", "partial_json"):
+        value = delta.get(key)
+        if isinstance(value, str):
+            before = block.get(key)
+            block[key] = (before if isinstance(before, str) else "") + value
+
+
+def written_input(written: str) -> Any:
+    """A tool's input out of the JSON that a stream wrote piece by piece; the text as it is when it was cut."""
+    if not written:
+        return {}
+    try:
+        return orjson.loads(written)
+    except orjson.JSONDecodeError:
+        return written
 
 
 def read_request(out: Request, body: dict[str, Any]) -> None:

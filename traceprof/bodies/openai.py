@@ -34,6 +34,74 @@ def is_response(body: dict[str, Any]) -> bool:
     return "choices" in body
 
 
+def is_chunk(chunk: dict[str, Any]) -> bool:
+    """A piece of a streamed chat answer, or of a streamed text completion."""
+    if chunk.get("object") == "chat.completion.chunk":
+        return True
+    choices = chunk.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(first, dict) and ("delta" in first or "text" in first)
+
+
+def join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """One answer of a stream's chunks: texts and arguments of tool calls concatenated, usage and finish reason the last given."""
+    out: dict[str, Any] = {"choices": []}
+    joined: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        for key in ("id", "model", "created", "usage", "error"):
+            if chunk.get(key) is not None:
+                out[key] = chunk[key]
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
+            index = choice.get("index")
+            whole = joined.setdefault(index if type(index) is int else 0, {"finish_reason": None})
+            whole["finish_reason"] = choice.get("finish_reason") or whole["finish_reason"]
+            ids = choice.get("token_ids")
+            if isinstance(ids, list):
+                whole.setdefault("token_ids", []).extend(ids)
+            if isinstance(choice.get("text"), str):
+                whole["text"] = whole.get("text", "") + choice["text"]
+            if isinstance(choice.get("delta"), dict):
+                _grow(whole.setdefault("message", {}), choice["delta"])
+    out["choices"] = [joined[i] for i in sorted(joined)]
+    return out
+
+
+def _grow(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add what a chunk says to the message so far."""
+    for key, value in delta.items():
+        if value is None:
+            continue
+        if key == "tool_calls" and isinstance(value, list):
+            calls = message.setdefault("tool_calls", [])
+            for call in value:
+                if not isinstance(call, dict):
+                    continue
+                index = call.get("index")
+                place = (
+                    index
+                    if type(index) is int and 0 <= index <= len(calls)
+                    else len(calls) - (not call.get("id"))
+                )
+                if not 0 <= place < len(calls):
+                    calls.append(
+                        {k: v for k, v in call.items() if k not in ("index", "function")} | {"function": {}}
+                    )
+                    place = len(calls) - 1
+                if isinstance(call.get("function"), dict):
+                    _grow(calls[place]["function"], call["function"])
+        elif key in _GROWING and isinstance(value, str):
+            before = message.get(key)
+            message[key] = (before if isinstance(before, str) else "") + value
+        else:
+            message[key] = value
+
+
+_GROWING = ("content", "reasoning_content", "reasoning", "refusal", "arguments", "name")
+
+
 def read_request(out: Request, body: dict[str, Any]) -> None:
     """Fill model, prompt, tools and parameters from a request body."""
     read_opening(out, body)

@@ -42,6 +42,25 @@ def is_response(body: dict[str, Any]) -> bool:
     return body.get("object") == "response" and "choices" not in body
 
 
+def is_chunk(chunk: dict[str, Any]) -> bool:
+    """An event of a streamed response."""
+    return str(chunk.get("type")).startswith("response.")
+
+
+def join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The response as the last event that holds it whole gives it; of a cut stream, with the items that were done."""
+    out: dict[str, Any] = {"object": "response", "output": []}
+    done: list[Any] = []
+    for event in chunks:
+        if isinstance(event.get("response"), dict):
+            out = {"object": "response", **event["response"]}
+        elif event.get("type") == "response.output_item.done" and isinstance(event.get("item"), dict):
+            done.append(event["item"])
+    if done and not out.get("output"):
+        out["output"] = done
+    return out
+
+
 def read_request(out: Request, body: dict[str, Any]) -> None:
     """Fill model, prompt, tools and parameters; instructions become the first message."""
     out.operation = "responses"

@@ -177,13 +177,13 @@ def answer(record: dict[str, Any], found: Found) -> dict[str, Any] | None:
     """The answer in a record: an object, at the top or one level down."""
     for key in _RESPONSE_KEYS:
         value = record.get(key)
-        body = bodies.as_object(value)
+        body = bodies.answer(value)
         if isinstance(value, str) and value and found.bare and not (body and bodies.of_response(body)):
             return {
                 "choices": [{"message": {"role": "assistant", "content": value}}]
             }  # also one that is JSON
         if body is not None:
-            inner = bodies.as_object(body.get("body"))
+            inner = bodies.answer(body.get("body"))
             return inner if inner and bodies.of_response(inner) else body
     return record if bodies.of_response(record) is not None else None
 
