@@ -156,3 +156,48 @@ def top_prefixes(found, limit):
         if len(chosen) < limit and not any(close):
             chosen.append(node)
     return chosen
+
+
+def siphash(key, data):
+    """SipHash-2-4 of bytes under a 16-byte key, as its paper writes it."""
+    mask = 2**64 - 1
+
+    def left(x, by):
+        return (x << by | x >> (64 - by)) & mask
+
+    def rounds(v, n):
+        v0, v1, v2, v3 = v
+        for _ in range(n):
+            v0 = (v0 + v1) & mask
+            v1 = left(v1, 13) ^ v0
+            v0 = left(v0, 32)
+            v2 = (v2 + v3) & mask
+            v3 = left(v3, 16) ^ v2
+            v0 = (v0 + v3) & mask
+            v3 = left(v3, 21) ^ v0
+            v2 = (v2 + v1) & mask
+            v1 = left(v1, 17) ^ v2
+            v2 = left(v2, 32)
+        return v0, v1, v2, v3
+
+    k0, k1 = int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little")
+    v = k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573
+    tail = len(data) % 8
+    padded = data + bytes(7 - tail) + bytes([len(data) % 256])
+    for i in range(0, len(padded), 8):
+        word = int.from_bytes(padded[i : i + 8], "little")
+        v = rounds((v[0], v[1], v[2], v[3] ^ word), 2)
+        v = v[0] ^ word, v[1], v[2], v[3]
+    v = rounds((v[0], v[1], v[2] ^ 0xFF, v[3]), 4)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+def block_hashes(key, unit, prompt, output):
+    """(hashes of the prompt's full blocks, of those that prompt and output fill together behind them)"""
+    whole, found, before = [*prompt, *output], [], 0
+    for start in range(0, len(whole) - unit + 1, unit):
+        ids = b"".join(i.to_bytes(4, "little") for i in whole[start : start + unit])
+        before = siphash(key, before.to_bytes(8, "little") + ids)
+        found.append(before)
+    own = len(prompt) // unit
+    return found[:own], found[own:]

@@ -18,7 +18,7 @@ LAYERS = [
     {"runs"},
     {"ingest"},
     {"tokens"},
-    {"profiler"},
+    {"profiler", "privacy"},
     {"report"},
     {"cli"},
 ]

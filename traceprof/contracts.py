@@ -238,11 +238,21 @@ def manifest_schema() -> Schema:
             "skipped_by_reason": _map(_COUNT),
             "order": {"enum": ["arrival", "file"]},
             "privacy": {"enum": ["text", "tokens", "hashes"]},
+            "protection": _object(
+                {
+                    "key_id": _said(_STR, "the same in all traces made under one key"),
+                    "scheme": _said(_STR, "how blocks of token ids were hashed; with privacy hashes only"),
+                    "block_size": _said(_COUNT, "tokens of a hashed block; with privacy hashes only"),
+                },
+                "below privacy text only",
+                optional=("scheme", "block_size"),
+            ),
             "options": {"type": "object"},
             "inputs": _list(_STR),
             "sources": _list(source),
             "formats": _map(_COUNT),
         },
+        optional=("protection",),
     )
 
 
@@ -255,8 +265,9 @@ def table_schema(name: str) -> Schema:
     return {"table": name, "columns": columns}
 
 
-def _file(name: str, properties: dict[str, Schema]) -> Schema:
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name, **_object(properties)}
+def _file(name: str, properties: dict[str, Schema], optional: tuple[str, ...] = ()) -> Schema:
+    found = _object(properties, optional=optional)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": name, **found}
 
 
 def files() -> dict[str, str]:

@@ -25,6 +25,7 @@ from traceprof.load import concurrency as flight
 from traceprof.load.arrivals import arrivals
 from traceprof.load.lengths import lengths
 from traceprof.load.sessions import sessions
+from traceprof.prefix.blocks import SCHEME
 from traceprof.prefix.reuse import MissRatioCurve
 from traceprof.prefix.tree import NO_END, RadixTree, ReuseRuns, Stats, TopPrefix, TreeWithOutputs, hit_tokens
 from traceprof.tokenizer import Tokenizer
@@ -45,7 +46,7 @@ PROFILE_FILE = "profile.json"
 _COLUMNS = (
     "request_id", "session_id", "session_kind", "tenant_id", "model_requested", "model_served", "clock", "status",
     "arrival_ts", "end_ts", "arrival_offset_us", "e2e_us", "input_tokens", "output_tokens", "cached_input_tokens",
-    "served_from_response_cache", "content_state", "content_level", "block_size", "hash_scope", "cache_salt", "source_format",
+    "served_from_response_cache", "content_state", "content_level", "block_size", "hash_scope", "hash_scheme", "cache_salt", "source_format",
 )  # fmt: skip
 
 
@@ -59,6 +60,7 @@ class Prompts(NamedTuple):
     tokens: NDArray[np.int64]  # true length of each
     symbols: NDArray[np.int64]  # symbols of each
     output_tokens: NDArray[np.int64]  # -1 when no ids
+    ceil: bool  # whether the last, partial block has a hash
 
 
 class Prefix(NamedTuple):
@@ -98,15 +100,10 @@ def profile(
     previews: list[str | None] = []
     if prompts is not None and prefix is not None:
         previews = _previews(decoder.result(), prefix)
-        hits = {
-            b: hit_tokens(prefix.matched, prompts.symbols, prompts.tokens, prompts.unit, b) for b in BLOCKS
-        }
+        hits = {b: _hits(prompts, prefix.matched, b) for b in BLOCKS}
         with_outputs = None
         if prefix.matched_with_outputs is not None:
-            with_outputs = {
-                b: hit_tokens(prefix.matched_with_outputs, prompts.symbols, prompts.tokens, prompts.unit, b)
-                for b in BLOCKS
-            }
+            with_outputs = {b: _hits(prompts, prefix.matched_with_outputs, b) for b in BLOCKS}
         else:
             left_out.append(
                 {"measure": "hit rate with outputs cached", "reason": "the trace does not identify outputs"}
@@ -152,6 +149,10 @@ def profile(
             _write(frame, stage / "concurrency.parquet", schema.CONCURRENCY)
         write_json(stage / PROFILE_FILE, profile)
     return profile
+
+
+def _hits(prompts: Prompts, matched: NDArray[np.int64], block: int) -> NDArray[np.int64] | None:
+    return hit_tokens(matched, prompts.symbols, prompts.tokens, prompts.unit, block, ceil=prompts.ceil)
 
 
 def _write(frame: pl.DataFrame, path: Path, columns: tuple[schema.Column, ...]) -> None:
@@ -236,13 +237,18 @@ def _prompts(
     if unknown:
         left_out.append({"measure": f"prefixes of {unknown:,} requests", "reason": _why_unknown(rows, info)})
     at = np.flatnonzero(chosen)
-    keys = ["model", "cache_salt"] + (["hash_scope"] if column == "block_hashes" else [])
+    keys = ["model", "cache_salt", "hash_scope"]
     if column == "input_ids" and info is not None and not info.exact:
         keys.append("content_level")  # ids of the log's own tokenizer mean something else than ours
     roots = rows[at.tolist()].select(pl.struct(keys).rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
     symbols = sizes.input[at]
-    tokens = symbols if column == "input_ids" else rows["input_tokens"].to_numpy()[at].astype(np.int64)
-    return Prompts(column, unit, at, roots, tokens, symbols, sizes.output[at])
+    tokens = symbols
+    if column == "block_hashes":
+        counted = sizes.length[at]
+        logged = rows["input_tokens"].cast(pl.Int64).fill_null(-1).to_numpy()[at]
+        tokens = np.where(counted >= 0, counted, logged)
+    keyed = column == "block_hashes" and bool((rows["hash_scheme"].gather(at) == SCHEME).any())
+    return Prompts(column, unit, at, roots, tokens, symbols, sizes.output[at], not keyed)
 
 
 def _why_unknown(rows: pl.DataFrame, info: TokenizerInfo | None) -> str:
@@ -261,13 +267,15 @@ class _Sizes(NamedTuple):
     input: NDArray[np.int64]  # symbols of each row's prompt, -1 when not known
     hashed: NDArray[np.bool_]  # whether they are block hashes
     output: NDArray[np.int64]  # output tokens of each row, -1 when not known
+    length: NDArray[np.int64]  # tokens of prompts that were hashed under a key, -1 elsewhere
 
 
 def _sizes(trace: Trace, n: int) -> _Sizes | None:
     """Lengths of the lists in tokens/, without reading them; None when there is no tokens/."""
     if not trace.parts("tokens"):
         return None
-    got = trace.scan("tokens").select("input_symbols", "output_symbols", "block_size").collect()
+    wanted = ("input_symbols", "output_symbols", "block_size", "input_length", "output_length")
+    got = trace.scan("tokens").select(pl.col(wanted).cast(pl.Int64)).collect()
     if len(got) != n:
         raise TraceprofError(
             f"holds {len(got):,} rows for {n:,} requests",
@@ -275,9 +283,10 @@ def _sizes(trace: Trace, n: int) -> _Sizes | None:
             remedy="run traceprof tokenize",
         )
     return _Sizes(
-        got["input_symbols"].cast(pl.Int64).fill_null(-1).to_numpy(),
+        got["input_symbols"].fill_null(-1).to_numpy(),
         got["block_size"].is_not_null().to_numpy(),
-        got["output_symbols"].cast(pl.Int64).fill_null(-1).to_numpy(),
+        got.select(pl.coalesce("output_length", "output_symbols").fill_null(-1)).to_series().to_numpy(),
+        got["input_length"].fill_null(-1).to_numpy(),
     )
 
 
@@ -502,6 +511,15 @@ def _tokenizer_part(info: TokenizerInfo | None, prompts: Prompts | None) -> dict
             "source": "counts",
             "note": "lengths as the log counts them",
         }
+    if prompts.column == "block_hashes" and info is not None and info.unit == prompts.unit:
+        return {
+            "name": info.name,
+            "exact": info.exact,
+            "unit": prompts.unit,
+            "source": "hashes",
+            "digest": info.digest,
+            "note": f"prompts are known as keyed hashes of {prompts.unit}-token blocks: nothing of them can be read",
+        }
     if prompts.column == "block_hashes":
         return {
             "name": None,
@@ -672,7 +690,7 @@ def definitions(prompts: Prompts, prefix: Prefix, status: NDArray[Any]) -> dict[
     matched, ok, seen = prefix.matched, status == "ok", status != "rejected"
     reached = matched if prefix.matched_without_rejected is None else prefix.matched_without_rejected
     reached = np.minimum(reached * prompts.unit, prompts.tokens)
-    hit = hit_tokens(matched, prompts.symbols, prompts.tokens, prompts.unit, unit)
+    hit = _hits(prompts, matched, unit)
     assert hit is not None
     finest = np.minimum(matched * prompts.unit, prompts.tokens)
     blocks = -(-prompts.tokens // unit)

@@ -259,11 +259,14 @@ class RunWriter:
             "input_ids": [q.input_ids for q in rows],
             "output_ids": [q.output_ids for q in rows],
             "block_hashes": [q.block_hashes for q in rows],
+            "output_hashes": [None] * len(rows),
             "block_size": columns["block_size"],
             "input_symbols": [
                 _length(q.input_ids if q.block_hashes is None else q.block_hashes) for q in rows
             ],
             "output_symbols": [_length(q.output_ids) for q in rows],
+            "input_length": [None] * len(rows),
+            "output_length": [None] * len(rows),
         }
         for name, spec, cells in (
             ("requests", schema.REQUESTS, columns),
@@ -548,7 +551,7 @@ def write_part(
         laid_out = pa.concat_tables(content).take(pc.take(pa.array(place), by_session))
         laid_out = laid_out.set_column(0, "row", pc.take(pa.array(rows), by_session))
         pq.write_table(
-            _typed(laid_out, schema.arrow(schema.CONTENT)).replace_schema_metadata(_metadata()),
+            _typed(laid_out, schema.arrow(schema.CONTENT)).replace_schema_metadata(footer()),
             stage / "content" / name,
             compression="zstd",
             compression_level=1,
@@ -558,7 +561,7 @@ def write_part(
         )
     written = stage / "requests" / f".{name}"
     pq.write_table(
-        table.replace_schema_metadata(_metadata()), written, compression="zstd", row_group_size=1 << 16
+        table.replace_schema_metadata(footer()), written, compression="zstd", row_group_size=1 << 16
     )
     written.replace(stage / "requests" / name)
 
@@ -575,7 +578,7 @@ def _typed(table: pa.Table, spec: pa.Schema) -> pa.Table:
 def write_tokens(table: pa.Table, path: Path, metadata: dict[bytes, bytes] | None = None) -> None:
     """Write one tokens part; splitting ids into byte streams makes it smallest, and three times faster than plain."""
     pq.write_table(
-        table.replace_schema_metadata({**_metadata(), **(metadata or {})}),
+        table.replace_schema_metadata({**footer(), **(metadata or {})}),
         path,
         compression="zstd",
         compression_level=1,
@@ -585,7 +588,7 @@ def write_tokens(table: pa.Table, path: Path, metadata: dict[bytes, bytes] | Non
         write_batch_size=1 << 20,
         column_encoding={
             f"{name}.list.element": "BYTE_STREAM_SPLIT"
-            for name in ("input_ids", "output_ids", "block_hashes")
+            for name in ("input_ids", "output_ids", "block_hashes", "output_hashes")
         },
     )
 
@@ -611,7 +614,8 @@ def _offsets(table: pa.Table, zero: dict[str, int]) -> pa.Table:
     return table.set_column(at, table.schema.field(at), offset)
 
 
-def _metadata() -> dict[bytes, bytes]:
+def footer() -> dict[bytes, bytes]:
+    """What stands in the footer of every part."""
     return {
         b"traceprof": traceprof.__version__.encode(),
         b"schema_version": str(schema.TRACE_SCHEMA_VERSION).encode(),

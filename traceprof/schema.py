@@ -131,9 +131,12 @@ TOKENS: tuple[Column, ...] = (
     _c("input_ids", pa.list_(pa.field("element", pa.uint32(), False)), "token ids of the whole prompt"),
     _c("output_ids", pa.list_(pa.field("element", pa.uint32(), False)), "token ids generated; null when unknown"),
     _c("block_hashes", pa.list_(pa.field("element", pa.uint64(), False)), "prefix-chained block ids of the log"),
+    _c("output_hashes", pa.list_(pa.field("element", pa.uint64(), False)), "hashes of the blocks that prompt and output fill together behind the prompt's own, where block_hashes were made under a key"),
     _c("block_size", pa.int32(), "tokens a block hash stands for"),
     _c("input_symbols", pa.int32(), "ids or hashes of the prompt, so that lengths can be read without them"),
-    _c("output_symbols", pa.int32(), "ids of the output"),
+    _c("output_symbols", pa.int32(), "ids or hashes of the output"),
+    _c("input_length", pa.int32(), "tokens of the prompt, where hashes were made of token ids"),
+    _c("output_length", pa.int32(), "tokens of the output, where hashes were made of token ids"),
 )  # fmt: skip
 
 REJECTS: tuple[Column, ...] = (

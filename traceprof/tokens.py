@@ -50,6 +50,7 @@ class TokenizerInfo(NamedTuple):
     digest: str | None
     reload: tuple[str | None, str | None] | None  # what to give to tokenizer.load to have it again
     errors: dict[str, int]  # rows without ids because their template failed, by reason
+    unit: int = 1  # tokens of the blocks that its ids were hashed in; 1: the trace has the ids
 
 
 def tokenizer_of(trace: Trace) -> TokenizerInfo | None:
@@ -162,31 +163,20 @@ def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, 
         errors.update(e for e in one.errors if e is not None)
     inputs = _lists(rows, [e.input for e in encoded], [e.input_valid for e in encoded], len(requests))
     outputs = _lists(rows, [e.output for e in encoded], [e.output_valid for e in encoded], len(requests))
-    hashes = pa.nulls(len(requests), schema.arrow(schema.TOKENS).field("block_hashes").type)
-    input_symbols, output_symbols = pc.list_value_length(inputs), pc.list_value_length(outputs)
-    if old is not None:
-        inputs, outputs, hashes, input_symbols, output_symbols = (
-            _where(told, old.column(name), new)
-            for name, new in (
-                ("input_ids", inputs),
-                ("output_ids", outputs),
-                ("block_hashes", hashes),
-                ("input_symbols", input_symbols),
-                ("output_symbols", output_symbols),
-            )
-        )
-    table = pa.table(
-        [
-            requests.column("request_id"),
-            inputs,
-            outputs,
-            hashes,
-            requests.column("block_size"),
-            input_symbols,
-            output_symbols,
-        ],
-        schema=schema.arrow(schema.TOKENS),
-    )
+    made: dict[str, Any] = {
+        "input_ids": inputs,
+        "output_ids": outputs,
+        "input_symbols": pc.list_value_length(inputs),
+        "output_symbols": pc.list_value_length(outputs),
+    }
+    columns = []
+    for column in schema.TOKENS:
+        if column.name in ("request_id", "block_size"):
+            columns.append(requests.column(column.name))
+            continue
+        new = made.get(column.name, pa.nulls(len(requests), column.type))
+        columns.append(new if old is None else _where(told, old.column(column.name), new))
+    table = pa.table(columns, schema=schema.arrow(schema.TOKENS))
     info = {
         "name": tokenizer.name,
         "exact": tokenizer.exact,
@@ -280,7 +270,8 @@ class Chunk(NamedTuple):
 
 def chunks(trace: Trace, column: str = "input_ids", *, outputs: bool = False) -> Iterator[Chunk]:
     """The trace's token ids (`input_ids`) or block hashes (`block_hashes`), chunk after chunk."""
-    wanted = [column, "output_ids"] if outputs else [column]
+    of_outputs = "output_ids" if column == "input_ids" else "output_hashes"
+    wanted = [column, of_outputs] if outputs else [column]
     groups = [
         (part, group)
         for part in trace.parts("tokens")
@@ -298,8 +289,8 @@ def chunks(trace: Trace, column: str = "input_ids", *, outputs: bool = False) ->
                 break
             table = ahead.popleft().result()
             none = np.empty(0, np.uint32), np.zeros(len(table) + 1, np.int64), np.zeros(len(table), bool)
-            out = _flat(table.column("output_ids")) if outputs else none
-            yield Chunk(first, *_flat(table.column(column)), *out)
+            out = flat(table.column(of_outputs)) if outputs else none
+            yield Chunk(first, *flat(table.column(column)), *out)
             first += len(table)
 
 
@@ -310,7 +301,8 @@ def _read_group(part: Path, group: int, columns: list[str]) -> pa.Table:
     return pq.ParquetFile(part).read_row_group(group, columns=columns, use_threads=False)
 
 
-def _flat(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.bool_]]:
+def flat(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.bool_]]:
+    """(values end to end, offsets, whether known) of a column of lists."""
     lists = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     offsets = lists.offsets.to_numpy().astype(np.int64)
     known = ~lists.is_null().to_numpy(zero_copy_only=False)

@@ -77,9 +77,8 @@ class Trace:
 def staged(target: str | os.PathLike[str], *, mine: str | None, resume: str | None = None) -> Iterator[Path]:
     """A new folder beside `target` that takes its place, in one step, when the block ends without an error.
 
-    A run that is killed leaves `target` as it was; what a killed run left beside it is swept by the next one, or is taken
-    over by it when it holds the file `resume`. An existing `target` is replaced only when it holds the file `mine` (so that no
-    stranger's folder is lost); None: the place is ours by its name.
+    A run that is killed leaves `target` as it was; see `workspace` for what it leaves beside it. An existing `target` is replaced
+    only when it holds the file `mine` (so that no stranger's folder is lost); None: the place is ours by its name.
     """
     target = Path(os.path.realpath(target))  # a link keeps pointing where it points
     if (
@@ -90,10 +89,23 @@ def staged(target: str | os.PathLike[str], *, mine: str | None, resume: str | No
         raise TraceprofError(
             f"exists and was not written by traceprof (no {mine})", path=target, remedy="give another -o"
         )
+    with workspace(target, resume=resume) as stage:
+        yield stage
+        _swap(stage, target.absolute())
+
+
+@contextlib.contextmanager
+def workspace(target: str | os.PathLike[str], *, resume: str | None = None) -> Iterator[Path]:
+    """A new hidden folder beside `target`, which is gone when the block ends.
+
+    What a killed run left there is swept by the next one, or is taken over by it when it holds a file that the glob `resume`
+    matches.
+    """
+    target = Path(os.path.realpath(target))
     parent = target.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        left = [old for old in _left_behind(parent, target.name) if resume and (old / resume).exists()]
+        left = [old for old in _left_behind(parent, target.name) if resume and any(old.glob(resume))]
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.{os.getpid()}-", suffix=".partial", dir=parent))
         if left:
             max(left, key=lambda old: old.stat().st_mtime).replace(stage)
@@ -106,7 +118,6 @@ def staged(target: str | os.PathLike[str], *, mine: str | None, resume: str | No
         ) from None
     try:
         yield stage
-        _swap(stage, target.absolute())
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 

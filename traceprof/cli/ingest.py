@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from traceprof.cli import options as opt
+from traceprof.cli import private
 
 
 @click.command(name="ingest")
@@ -15,21 +16,45 @@ from traceprof.cli import options as opt
     "-o", "--out", required=True, metavar="TRACE", help="Folder to write; an old trace there is replaced."
 )
 @opt.ingest_options
+@private.privacy_options
+@opt.tokenizer_options
 @opt.jobs_option
 @opt.json_option
 @opt.quiet_option
-def command(logs: tuple[str, ...], out: str, strict: bool, as_json: bool, quiet: bool, **words: Any) -> int:
+def command(
+    logs: tuple[str, ...],
+    out: str,
+    privacy: str,
+    key: str | None,
+    unit: int,
+    tokenizer: str | None,
+    chat_template: str | None,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+    **words: Any,
+) -> int:
     """Read logs of any supported format into a trace folder.
 
     LOG is a file, a folder, a glob, or - for stdin; plain, .gz, .zst, .bz2 or .xz. The format is told by content.
+    Below --privacy text the prompts are tokenized at once and no text is kept; only there --tokenizer is used.
 
     \b
     traceprof ingest 'logs/2026-03-*/*.jsonl.gz' -o trace
+    traceprof ingest logs/ -o trace --privacy hashes --key ~/.traceprof.key
     """
-    from traceprof.ingest import ingest
-
     with opt.progress(quiet or as_json) as say:
-        trace = ingest(logs, out, opt.make_options(**words), say)
+        trace, info = private.make_trace(
+            logs,
+            out,
+            opt.make_options(**words),
+            say,
+            privacy=privacy,
+            key=key,
+            unit=unit,
+            tokenizer=tokenizer,
+            chat_template=chat_template,
+        )
     found = trace.manifest
     if as_json:
         opt.print_json(found)
@@ -39,5 +64,6 @@ def command(logs: tuple[str, ...], out: str, strict: bool, as_json: bool, quiet:
             f"{found['rejects']:,} rejected, {found['skipped']:,} skipped)"
         )
         opt.say_rejects(found, out)
+        opt.say_template_errors(info.errors if info else {})
     opt.check_requests(found, out)
     return opt.strict_exit(strict, found["rejects"])

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from traceprof.cli import options as opt
+from traceprof.cli import private
 
 
 @click.command(name="run")
@@ -21,6 +22,7 @@ from traceprof.cli import options as opt
     help="Folder for trace, profile and report.",
 )
 @opt.ingest_options
+@private.privacy_options
 @opt.tokenizer_options
 @opt.jobs_option
 @opt.json_option
@@ -28,6 +30,9 @@ from traceprof.cli import options as opt
 def command(
     logs: tuple[str, ...],
     out: str,
+    privacy: str,
+    key: str | None,
+    unit: int,
     tokenizer: str | None,
     chat_template: str | None,
     strict: bool,
@@ -44,7 +49,6 @@ def command(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from traceprof.ingest import ingest
     from traceprof.profiler import profile
     from traceprof.report.output import write
     from traceprof.tokens import loaded, tokenize
@@ -58,9 +62,20 @@ def command(
     with opt.progress(quiet or as_json) as say, ThreadPoolExecutor(1) as beside:
         if _bytes(logs) > _LARGE:
             beside.submit(_warm_up, tokenizer, chat_template)
-        trace = ingest(logs, folder / "trace", settings, say)
+        trace, info = private.make_trace(
+            logs,
+            folder / "trace",
+            settings,
+            say,
+            privacy=privacy,
+            key=key,
+            unit=unit,
+            tokenizer=tokenizer,
+            chat_template=chat_template,
+        )
         opt.check_requests(trace.manifest, str(trace.path))
-        info = tokenize(trace, tokenizer, chat_template, jobs=settings.jobs, progress=say)
+        if privacy == "text":
+            info = tokenize(trace, tokenizer, chat_template, jobs=settings.jobs, progress=say)
         give_back_memory()
         found = profile(trace, folder / "profile", progress=say)
         report = folder / "report.html"

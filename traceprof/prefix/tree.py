@@ -460,8 +460,13 @@ class _Outputs(NamedTuple):
         return _Outputs(self.symbols[source], end - length, end, self.end_us[which], self.behind[which])
 
 
-def hit_tokens(matched: I64, symbols_n: I64, tokens: I64, unit: int, block: int) -> I64 | None:
+def hit_tokens(
+    matched: I64, symbols_n: I64, tokens: I64, unit: int, block: int, *, ceil: bool = True
+) -> I64 | None:
     """Hit tokens of each request at a block size, in tokens; None where the unit knows no such blocks.
+
+    With `ceil`, hashes of a unit above 1 cover the last, partial block, so that a prompt found to its end is a hit as a whole;
+    without, blocks that are not full are none, as for token ids.
 
     >>> hit_tokens(np.array([37]), np.array([50]), np.array([50]), 1, 16).tolist()
     [32]
@@ -476,7 +481,7 @@ def hit_tokens(matched: I64, symbols_n: I64, tokens: I64, unit: int, block: int)
     if block % unit:
         return None
     hit = np.minimum(matched * unit // block * block, tokens)
-    if unit == 1:
+    if unit == 1 or not ceil:
         return hit
     whole = (matched == symbols_n) & (
         symbols_n * unit >= tokens
