@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "traceprof"
 
 # from the floor up: a module may import what stands in its own or a lower row, as its row allows
 LAYERS = [
-    {"errors", "schema", "trace", "envelopes", "__init__"},
+    {"errors", "schema", "trace", "envelopes", "stores", "__init__"},
     {"kernels"},
     {"formats", "bodies", "prefix", "load", "caches", "contracts"},
     {"sources", "templates", "tokenizer", "verdict", "workers"},

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import traceprof
-from traceprof import envelopes, formats, schema, sources
+from traceprof import envelopes, formats, schema, sources, stores
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.formats.base import BadRecord, Request, Result, Skip, attempt, dumps
 from traceprof.runs import Options, Run, RunWriter, merge
@@ -54,7 +54,7 @@ class Segment:
     container: str
     first: int
     data: (
-        bytes | list[bytes] | tuple[Path, int, int]
+        bytes | list[bytes] | tuple[Path | stores.Remote, int, int]
     )  # text, records, or where the text lies: file, offset, length
     header: bytes = b""
 
@@ -121,7 +121,7 @@ def _begin(
     """Note what this ingest reads and how; what a killed one left in `stage` is kept only when it did the same."""
     what = {
         "version": traceprof.__version__,
-        "files": [[os.fspath(f.path.resolve()), f.size, f.path.stat().st_mtime_ns] for f in files],
+        "files": [f.stamp() for f in files],
         "sources": described,
         "options": {k: v for k, v in asdict(options).items() if k not in ("jobs", "resume")},
     }
@@ -140,8 +140,8 @@ def _outside(files: list[sources.Source], target: Path) -> list[sources.Source]:
     old = target.resolve()
     kept = []
     for source in files:
-        path = source.path.resolve()
-        if old not in path.parents:
+        path = None if isinstance(source.path, stores.Remote) else source.path.resolve()
+        if path is None or old not in path.parents:
             kept.append(source)
         elif path.relative_to(old).parts[0] not in (*KINDS, MANIFEST):
             raise TraceprofError(
@@ -238,7 +238,10 @@ def _segments(source: sources.Source, found: sources.Sniff, options: Options) ->
     assert found.format is not None and found.container is not None
 
     def segment(
-        first: int, data: bytes | list[bytes] | tuple[Path, int, int], container: str, header: bytes = b""
+        first: int,
+        data: bytes | list[bytes] | tuple[Path | stores.Remote, int, int],
+        container: str,
+        header: bytes = b"",
     ) -> Segment:
         assert found.format is not None
         return Segment(source.name, found.format, container, first, data, header)
@@ -250,7 +253,7 @@ def _segments(source: sources.Source, found: sources.Sniff, options: Options) ->
             yield segment(1, (source.path, group, rows), "parquet")
         return
     lined = found.container in ("jsonl", "text") and not found.envelope
-    if lined and sources.plain(source.path):
+    if lined and sources.seekable(source.path):
         for span in sources.spans(source.path, chunk, options.max_record_bytes):
             if isinstance(span, sources.TooLarge):
                 yield segment(span.row, [str(span.size).encode()], "too_large")
@@ -258,10 +261,12 @@ def _segments(source: sources.Source, found: sources.Sniff, options: Options) ->
                 yield segment(span.first, (source.path, span.offset, span.length), found.container)
         return
     with sources.open_stream(source.path) as raw:
-        stream = envelopes.Unwrapped(raw, found.envelope) if found.envelope else raw
+        array = found.envelope if found.envelope and "[]" in found.envelope else None
+        stream = envelopes.Unwrapped(raw, found.envelope) if found.envelope and not array else raw
         try:
-            if found.container == "json":
-                yield from _json_segments(sources.elements(stream, options.max_record_bytes), segment, chunk)
+            if found.container == "json" or array:
+                values = envelopes.elements_of(sources.elements, stream, options.max_record_bytes, array)
+                yield from _json_segments(values, segment, chunk, found.container)
                 return
             for piece in sources.lines(
                 stream, chunk, options.max_record_bytes, quoted=found.container == "csv"
@@ -279,7 +284,10 @@ def _segments(source: sources.Source, found: sources.Sniff, options: Options) ->
 
 
 def _json_segments(
-    values: Iterator[tuple[int, bytes | sources.TooLarge]], segment: Callable[..., Segment], chunk: int
+    values: Iterator[tuple[int, bytes | sources.TooLarge]],
+    segment: Callable[..., Segment],
+    chunk: int,
+    container: str,
 ) -> Iterator[Segment]:
     batch: list[bytes] = []
     first, size = 1, 0
@@ -290,7 +298,7 @@ def _json_segments(
         except sources.CutOff as bad:
             number, value, broken = 0, None, bad
         if batch and (not isinstance(value, bytes) or size > chunk or len(batch) >= 4096):
-            yield segment(first, batch, "json")
+            yield segment(first, batch, container)
             batch, size = [], 0
         if value is None:
             break
@@ -316,7 +324,8 @@ def read_chunk(folder: Path, segments: list[Segment], options: Options) -> Run:
         extra = _format_options(module, options)
         for row, raw, value in _records(segment, options.max_record_bytes):
             if isinstance(value, BadRecord):
-                writer.add(segment.file, segment.format, row, raw, value)
+                noticed = any(word in bytes(raw) for word in getattr(module, "notices", ()))
+                writer.add(segment.file, segment.format, row, raw, Skip("other_line") if noticed else value)
             elif isinstance(value, list) and segment.container == "jsonl":  # several records on one line
                 writer.add(segment.file, segment.format, row, raw, _apply_all(module, value, extra))
             else:

@@ -1,4 +1,4 @@
-"""Where logs come from: files, folders, globs and stdin, plain or compressed, cut into records of bounded size.
+"""Where logs come from: files, folders, globs, stdin and object stores, plain or compressed, cut into records of bounded size.
 
 Everything here works on bytes and streams; nothing keeps more than one chunk of a file in memory.
 """
@@ -21,13 +21,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol, TypeGuard
 
 import orjson
 
-from traceprof import envelopes, formats
+from traceprof import envelopes, formats, stores
 from traceprof.errors import TraceprofError
 from traceprof.formats.base import BadRecord
+from traceprof.stores import Remote
 
 HEAD_BYTES = 1 << 20
 MAX_RECORD_BYTES = 64 << 20
@@ -42,6 +43,7 @@ _KNOWN_BINARY = {
 _BOM = b"\xef\xbb\xbf"
 _PARQUET = b"PAR1"
 SAMPLE = 200  # records that a format is told by
+_OFFLOADED = re.compile(r"(?:^|/)data/[0-9a-f-]{8,}_(?:input|output)\.json(?:\.gz)?$")
 _PIECE = 1 << 16
 _DAMAGE = (
     EOFError,
@@ -63,10 +65,16 @@ class CutOff(Exception):  # noqa: N818  not an error of the program
 class Source:
     """One file to read: its path, its name in the trace (relative to what the user gave), and whether they named it."""
 
-    path: Path
+    path: Path | Remote
     name: str
     named: bool
     size: int
+
+    def stamp(self) -> list[Any]:
+        """Where it lies, its size, and when it was changed: the same as long as it is the same log."""
+        if isinstance(self.path, Remote):
+            return [str(self.path), self.size, self.path.modified]
+        return [os.fspath(self.path.resolve()), self.size, self.path.stat().st_mtime_ns]
 
 
 class Sniff(NamedTuple):
@@ -79,16 +87,23 @@ class Sniff(NamedTuple):
 
 
 def resolve(inputs: tuple[str, ...], spool: Path) -> list[Source]:
-    """The files that the user's words stand for, in order: files, folders (all files below), globs, `-` for stdin.
+    """The files that the user's words stand for, in order: files, folders (all files below), globs, `-` for stdin, URLs.
 
     A file that several words stand for is read once.
     """
-    found: dict[Path, tuple[Path, Path, bool]] = {}  # by real path: path, path relative to the word, named
+    found: dict[
+        Path | str, tuple[Path | Remote, Path, bool]
+    ] = {}  # by real path: path, relative to the word, named
 
     def take(path: Path, relative: Path, named: bool) -> None:
         found.setdefault(path.resolve(), (path, relative, named))
 
     for word in inputs:
+        if stores.is_url(word):
+            several = stores.objects(word)
+            for remote, key in several:
+                found.setdefault(str(remote), (remote, Path(key), len(several) == 1))
+            continue
         path = Path(word)
         if word == "-":
             copy = spool / "stdin"
@@ -123,7 +138,7 @@ def resolve(inputs: tuple[str, ...], spool: Path) -> list[Source]:
     return _named(list(found.values()))
 
 
-def _named(files: list[tuple[Path, Path, bool]]) -> list[Source]:
+def _named(files: list[tuple[Path | Remote, Path, bool]]) -> list[Source]:
     """Sources whose names differ: of files with one name, as much of the path as tells them apart."""
     names = [relative.as_posix() for _, relative, _ in files]
     for depth in itertools.count(1):
@@ -132,10 +147,16 @@ def _named(files: list[tuple[Path, Path, bool]]) -> list[Source]:
         if not same:
             break
         for i in same:
-            parts = files[i][0].resolve().parts[1:]  # real paths differ, so this ends
-            names[i] = "/".join(parts[-depth:])
+            path = files[i][0]
+            whole = path.path if isinstance(path, Remote) else path.resolve().as_posix()[1:]
+            names[i] = "/".join(whole.split("/")[-depth:])  # real paths differ, so this ends
     return [
-        Source(path, os.fsencode(name).decode("utf-8", "replace"), named, path.stat().st_size)
+        Source(
+            path,
+            os.fsencode(name).decode("utf-8", "replace"),
+            named,
+            path.size if isinstance(path, Remote) else path.stat().st_size,
+        )
         for (path, _, named), name in zip(files, names, strict=True)
     ]
 
@@ -183,7 +204,7 @@ class Stream:
         return block
 
 
-def open_stream(path: Path) -> Stream:
+def open_stream(path: Path | Remote) -> Stream:
     """The file's bytes, decompressed by what its first bytes say (not by its name)."""
     try:
         raw = path.open("rb")
@@ -216,6 +237,8 @@ def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTE
 
     Raises TraceprofError when nothing in the sample tells two formats apart.
     """
+    if not source.named and _OFFLOADED.search(source.name):
+        return Sniff(None, None, "a body that Bedrock moved out of its log; the log has the row")
     with open_stream(source.path) as stream:
         try:
             head = stream.read(HEAD_BYTES)
@@ -264,7 +287,7 @@ class Look(NamedTuple):
     envelope: str | None
 
 
-def look(path: Path, limit: int = MAX_RECORD_BYTES, head: bytes | None = None) -> Look:
+def look(path: Path | Remote, limit: int = MAX_RECORD_BYTES, head: bytes | None = None) -> Look:
     """What a file's first bytes hold, out of the envelope when only so it is of a known format."""
     if head is None:
         with open_stream(path) as stream:
@@ -282,7 +305,21 @@ def look(path: Path, limit: int = MAX_RECORD_BYTES, head: bytes | None = None) -
             inner_container, inner_records = sample(inner, whole)
             if inner_container != "csv" and formats.detect(inner_records)[0]:
                 return Look(inner_container, inner_records, kind)
+    if not formats.detect(records)[0]:
+        for member in envelopes.MEMBERS:
+            for kind in ("", "json") if b'"%s"' % member.encode() in head else ():
+                envelope = f"{member}[]{kind}"
+                inner = b"\n".join(_whole(envelopes.elements_of(elements, io.BytesIO(head), HEAD_BYTES, envelope)))
+                inner_container, inner_records = sample(inner, True)
+                if inner_container != "csv" and formats.detect(inner_records)[0]:
+                    return Look("text" if inner_container == "text" else "json", inner_records, envelope)
     return Look(container, records, None)
+
+
+def _whole(values: Iterator[tuple[int, bytes | TooLarge]]) -> list[bytes]:
+    """The first values of a document, each on one line; not the one that the head's end cuts."""
+    taken = [v for _, v in itertools.islice(values, SAMPLE) if isinstance(v, bytes)]
+    return [v.replace(b"\n", b" ") for v in taken if v[:1] not in (b"{", b"[") or _is_json(v)]
 
 
 def _unknown(found: Look) -> str:
@@ -294,19 +331,28 @@ def _unknown(found: Look) -> str:
     return f"{found.container}, but of no known format (fields: {', '.join(keys) or 'none'})"
 
 
-def parquet_rows(path: Path, group: int | None = None) -> Iterator[tuple[int, bytes, Any]]:
-    """(row from 1, JSON of the row, the row as a dict) of a Parquet file, or of one of its row groups."""
+_PARTITION = re.compile(r"(?:^|/)(\w+)=([^/]*)(?=/)")
+
+
+def parquet_rows(path: Path | Remote, group: int | None = None) -> Iterator[tuple[int, bytes, Any]]:
+    """(row from 1, JSON of the row, the row as a dict) of a Parquet file, or of one of its row groups.
+
+    Columns that Hive keeps in the names of folders (`.../date=2026-08-21/...`) are in the row.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    partitions = dict(_PARTITION.findall(os.fspath(path)))
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path.open("rb") if isinstance(path, Remote) else path)
         row = 1
         if group is not None:
             row += sum(file.metadata.row_group(i).num_rows for i in range(group))
         for batch in file.iter_batches(256, row_groups=None if group is None else [group]):
             maps = [f.name for f in batch.schema if pa.types.is_map(f.type)]
             for record in batch.to_pylist():
+                for name, value in partitions.items():
+                    record.setdefault(name, value)
                 for name in maps:
                     if record[name] is not None:
                         record[name] = dict(record[name])
@@ -316,11 +362,11 @@ def parquet_rows(path: Path, group: int | None = None) -> Iterator[tuple[int, by
         raise CutOff(str(bad).splitlines()[0][:200]) from None
 
 
-def parquet_groups(path: Path) -> list[int]:
+def parquet_groups(path: Path | Remote) -> list[int]:
     """Bytes of each row group of a Parquet file, uncompressed."""
     import pyarrow.parquet as pq
 
-    meta = pq.read_metadata(path)
+    meta = pq.read_metadata(path.open("rb") if isinstance(path, Remote) else path)
     return [meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)]
 
 
@@ -328,7 +374,7 @@ def _spelled(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _long_sample(path: Path, container: str, limit: int) -> list[Any]:
+def _long_sample(path: Path | Remote, container: str, limit: int) -> list[Any]:
     """The first records of a file whose first one is longer than the head."""
     with open_stream(path) as stream, contextlib.suppress(CutOff):
         if container == "json":
@@ -461,8 +507,10 @@ class TooLarge(NamedTuple):
     size: int
 
 
-def plain(path: Path) -> bool:
-    """Whether the file is not compressed."""
+def seekable(path: Path | Remote) -> TypeGuard[Path]:
+    """Whether lines can be read by their place: a file that is not compressed, on this machine."""
+    if isinstance(path, Remote):
+        return False
     with path.open("rb") as raw:
         return _compression(raw.read(6)) is None
 
@@ -563,15 +611,21 @@ _STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*("?)', re.DOTALL)  # to the closin
 _SCALAR_END = re.compile(rb"[\s,:\[\]{}\"]")
 
 
-def elements(stream: Readable, limit: int, chunk: int = 1 << 20) -> Iterator[tuple[int, bytes | TooLarge]]:
+def elements(
+    stream: Readable, limit: int, chunk: int = 1 << 20, member: bytes | None = None
+) -> Iterator[tuple[int, bytes | TooLarge]]:
     """The values of a JSON document: the elements of its top-level array, or its top-level values one after another.
+
+    With `member`, a name in its quotes, they are the elements of the array of that name in each top-level object.
 
     Yields (number from 1, bytes), or TooLarge in place of bytes over `limit`. A value cut off by the end of the file
     is yielded as it is, for the parser to refuse. Raises CutOff at the end of what can be read of a damaged stream.
     Memory is bounded: a value is kept in pieces, which are dropped once they are more than `limit`.
     """
     number = 0
-    opened = False  # inside the top-level array
+    opened = False  # inside the array
+    inside = False  # inside the object around it
+    name: bytes | None = None  # of the object's member whose value comes next
     depth = 0  # brackets open in the value under way
     where = "between"  # or in "brackets", a "string" or a "scalar" of the value under way
     pieces: list[bytes] = []
@@ -586,13 +640,16 @@ def elements(stream: Readable, limit: int, chunk: int = 1 << 20) -> Iterator[tup
         else:
             pieces.append(piece)
 
-    def value() -> tuple[int, bytes | TooLarge]:
-        nonlocal number, size, where
-        number += 1
-        got = TooLarge(number, size) if size > limit else b"".join(pieces)
+    def value() -> Iterator[tuple[int, bytes | TooLarge]]:
+        nonlocal number, size, where, name
+        got = TooLarge(number + 1, size) if size > limit else b"".join(pieces)
         pieces.clear()
         size, where = 0, "between"
-        return number, got
+        if member is not None and not opened:  # a name or what it names
+            name = got if inside and name is None and isinstance(got, bytes) else None
+            return
+        number += 1
+        yield number, got
 
     while True:
         try:
@@ -611,8 +668,11 @@ def elements(stream: Readable, limit: int, chunk: int = 1 << 20) -> Iterator[tup
                     break
                 start = pos = found.start()
                 first = data[pos : pos + 1]
-                if first == b"[" and not opened:
-                    opened, pos = True, pos + 1
+                if member is not None and not opened and first == (b"}" if inside else b"{"):
+                    inside, name, pos = not inside, None, pos + 1
+                    continue
+                if first == b"[" and not opened and (member is None or (inside and name == member)):
+                    opened, name, pos = True, None, pos + 1
                     continue
                 if first == b"]" and opened:
                     opened, pos = False, pos + 1
@@ -627,7 +687,7 @@ def elements(stream: Readable, limit: int, chunk: int = 1 << 20) -> Iterator[tup
                 pos = len(data) if found is None else found.start()
                 keep(data[start:pos])
                 if found is not None:
-                    yield value()
+                    yield from value()
                 continue
             while pos < len(data):
                 if where == "string":
@@ -654,11 +714,11 @@ def elements(stream: Readable, limit: int, chunk: int = 1 << 20) -> Iterator[tup
                         break
             keep(data[start : pos - len(carry)])
             if where == "brackets" and not depth:
-                yield value()
+                yield from value()
     if carry:
         keep(carry)
     if where != "between":
-        yield value()
+        yield from value()
 
 
 def parse(raw: bytes | memoryview) -> Any:

@@ -36,7 +36,7 @@ def command(
 ) -> int:
     """Read logs of any supported format into a trace folder.
 
-    LOG is a file, a folder, a glob, or - for stdin; plain, .gz, .zst, .bz2 or .xz. The format is told by content.
+    LOG is a file, a folder, a glob, a URL (s3, gs, az), or - for stdin; plain, .gz, .zst, .bz2 or .xz. The format is told by content.
     Below --privacy text the prompts are tokenized at once and no text is kept; only there --tokenizer is used.
 
     \b
