@@ -186,3 +186,8 @@ def process() -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
+
+
+def map_of(name: str) -> dict[str, Any]:
+    """The ingest options that name the map of a sample of the format `mapping`; none for the others."""
+    return {"map": os.fspath(SAMPLES / "mapping.toml")} if name.split(".")[0] == "mapping" else {}
