@@ -30,8 +30,16 @@ LABELS = [name.replace("_", "-") for name in formats.NAMES]
 FORMATS = {  # sample -> its file: FORMAT.EXTENSION, or FORMAT.VARIANT.EXTENSION where a format has several shapes
     path.stem: path.name
     for path in sorted(SAMPLES.iterdir())
-    if path.is_file() and path.name.split(".")[0] in LABELS
+    if path.is_file() and path.name.split(".")[0] in LABELS and path.suffix != ".toml"
 }
+
+
+def asked(name: str) -> dict[str, Any]:
+    """The options of a sample whose format is read only when asked for; none for the others."""
+    label = name.split(".")[0]
+    if label == "mapping":
+        return {"format": label, "map": SAMPLES / "mapping.toml"}
+    return {"format": label} if label in LABELS and hasattr(formats.load(label), "only_when_asked") else {}
 
 
 def sample_records(name: str) -> list[Any]:
@@ -186,8 +194,3 @@ def process() -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     return run
-
-
-def map_of(name: str) -> dict[str, Any]:
-    """The ingest options that name the map of a sample of the format `mapping`; none for the others."""
-    return {"map": os.fspath(SAMPLES / "mapping.toml")} if name.split(".")[0] == "mapping" else {}

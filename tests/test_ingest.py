@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import CLI, FORMATS, SAMPLES, Ran, jsonl, pair, rows, table, whole
+from conftest import CLI, FORMATS, SAMPLES, Ran, asked, jsonl, pair, rows, table, whole
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -186,10 +186,11 @@ def test_splitting_a_log_and_joining_it_changes_nothing(name: str, tmp_path: Pat
         pieces = [b"".join(p).decode() for p in (lines[:cut], head + lines[cut:])]
     for i, piece in enumerate(pieces):
         (tmp_path / f"{i}{Path(name).suffix}").write_text(piece, "utf-8", newline="")
-    one = ingest([SAMPLES / name], tmp_path / "one")
-    two = ingest(sorted(tmp_path.glob(f"?{Path(name).suffix}")), tmp_path / "two")
+    options = Options(**asked(name))
+    one = ingest([SAMPLES / name], tmp_path / "one", options)
+    two = ingest(sorted(tmp_path.glob(f"?{Path(name).suffix}")), tmp_path / "two", options)
     own = ("row_id", "source_file", "source_row")
-    if name in ("mooncake.jsonl", "qwen-bailian.jsonl"):
+    if name.split(".")[0] in ("aiperf", "mooncake", "qwen-bailian"):
         own += (
             "hash_scope",
             "request_id",

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from conftest import FORMATS, SAMPLES, Ran, jsonl, pair, rows, table, whole
+from conftest import FORMATS, SAMPLES, Ran, asked, jsonl, pair, rows, table, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import traces
@@ -180,13 +180,12 @@ def test_sharing_on_hashes_is_sharing_on_tokens(requests: list[Any], unit: int) 
         assert measured(ids, path / "p3", 1) == measured(plain, path / "p4", 1)
 
 
-@pytest.mark.parametrize("name", ["chat.jsonl", *FORMATS.values()])
+@pytest.mark.parametrize("name", list(FORMATS.values()))
 def test_every_sample_can_be_protected(name: str, tmp_path: Path) -> None:
     """All formats: counts as before, nothing against the level, and sharing as before at the unit of the hashes."""
-    options = {"format": "mapping", "map": SAMPLES / "mapping.toml"} if name.startswith("mapping") else {}
     from traceprof.ingest import Options
 
-    text = ingest([SAMPLES / name], tmp_path / "text", Options(**options))
+    text = ingest([SAMPLES / name], tmp_path / "text", Options(**asked(name.rpartition(".")[0])))
     tokenize(text)
     said = {
         str(v)

@@ -1,6 +1,7 @@
 """What collectors wrap around each line of a log: Docker, Kubernetes, Compose, journald, cloud and search exports.
 
-A wrapped line becomes the line itself; before a text line, not before JSON, stands the collector's time and a space, as
+Exports of clouds put all records into an array under one name of an object: `MEMBERS[]`, and `MEMBERS[]json` where each of them is
+wrapped again. A wrapped line becomes the line itself; before a text line, not before JSON, stands the collector's time and a space, as
 `docker logs -t` prints it. Pieces of one long line are joined again. The lines that were joined leave blank lines behind
 them, so that line numbers stay those of the file.
 """
@@ -103,6 +104,10 @@ KINDS: dict[str, Callable[[bytes], Line | None]] = {
 }  # fmt: skip
 
 
+# names of such an array: Azure; CloudWatch by subscription and by its CLI; Cloudflare; other APIs
+MEMBERS = ("records", "logEvents", "events", "result", "data")
+
+
 def unwrapped(lines: Iterator[bytes], kind: str) -> Iterator[bytes]:
     """Each line out of its envelope, a blank line for each that was joined to another; strange lines as they are."""
     read = KINDS[kind]
@@ -119,12 +124,13 @@ def unwrapped(lines: Iterator[bytes], kind: str) -> Iterator[bytes]:
             open_[found.stream] = pieces, stamp
             yield b""
             continue
-        yield _laid_out(pieces, stamp)
+        yield laid_out(pieces, stamp)
     for pieces, stamp in open_.values():
-        yield _laid_out(pieces, stamp)
+        yield laid_out(pieces, stamp)
 
 
-def _laid_out(pieces: list[bytes], stamp: bytes | None) -> bytes:
+def laid_out(pieces: list[bytes], stamp: bytes | None) -> bytes:
+    """The pieces of a line as one line, after the collector's time when it is text."""
     body = b"".join(pieces).strip(b"\r\n").replace(b"\r", b" ").replace(b"\n", b" ")
     return body if stamp is None or not body or body.lstrip()[:1] in b"{[" else stamp + b" " + body
 

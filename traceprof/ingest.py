@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import traceprof
 from traceprof import envelopes, formats, schema, sources, stores
 from traceprof.errors import TraceprofError, UsageError
+from traceprof.formats import mapping, maps
 from traceprof.formats.base import BadRecord, Request, Result, Skip, attempt, dumps
 from traceprof.runs import Options, Run, RunWriter, merge
 from traceprof.trace import KINDS, MANIFEST, Trace, staged, write_json
@@ -87,8 +88,10 @@ def ingest(
     Raises TraceprofError when nothing can be read; single bad records go to rejects/ and are counted.
     """
     options = options or Options()
+    if options.map is not None:
+        options = replace(options, map=maps.load(options.map), format=options.format or "mapping")
     if options.format:
-        formats.load(options.format)
+        _format_options(formats.load(options.format), options)
     say = progress or (lambda what, done, total: None)
     words = tuple(os.fspath(i) for i in inputs)
     if options.resume and "-" in words:
@@ -159,7 +162,8 @@ def _plan(
     files: list[sources.Source], options: Options
 ) -> tuple[list[tuple[sources.Source, sources.Sniff]], list[dict[str, Any]]]:
     """Which files will be read, as what; and a line for the manifest about each one."""
-    plan, described = [], []
+    plan: list[tuple[sources.Source, sources.Sniff]] = []
+    described: list[dict[str, Any]] = []
     for source in files:
         found = sources.sniff(source, options.format)
         described.append(
@@ -172,6 +176,8 @@ def _plan(
             }
         )
         if found.format is not None:
+            if isinstance(options.map, maps.Map) and not plan:
+                mapping.check(options.map, sources.look(source.path, unwrap=False).records, source.name)
             plan.append((source, found))
         elif source.named and len(files) == 1:
             raise TraceprofError(
@@ -265,7 +271,7 @@ def _segments(source: sources.Source, found: sources.Sniff, options: Options) ->
         stream = envelopes.Unwrapped(raw, found.envelope) if found.envelope and not array else raw
         try:
             if found.container == "json" or array:
-                values = envelopes.elements_of(sources.elements, stream, options.max_record_bytes, array)
+                values = sources.elements_of(stream, options.max_record_bytes, array)
                 yield from _json_segments(values, segment, chunk, found.container)
                 return
             for piece in sources.lines(
@@ -322,6 +328,8 @@ def read_chunk(folder: Path, segments: list[Segment], options: Options) -> Run:
     for segment in segments:
         module = formats.load(segment.format)
         extra = _format_options(module, options)
+        if hasattr(module, "file_name"):
+            extra["file"] = segment.file
         for row, raw, value in _records(segment, options.max_record_bytes):
             if isinstance(value, BadRecord):
                 noticed = any(word in bytes(raw) for word in getattr(module, "notices", ()))
@@ -334,11 +342,21 @@ def read_chunk(folder: Path, segments: list[Segment], options: Options) -> Run:
 
 
 def _format_options(module: ModuleType, options: Options) -> dict[str, Any]:
-    if options.block_size is None:
-        return {}
-    if "block_size" not in getattr(module, "options", {}):
-        raise UsageError(f"--block-size does not apply to {formats.label(module)} logs")
-    return {"block_size": options.block_size}
+    known = getattr(module, "options", {})
+    given: dict[str, Any] = {}
+    if options.block_size is not None:
+        if "block_size" not in known:
+            raise UsageError(f"--block-size does not apply to {formats.label(module)} logs")
+        given["block_size"] = options.block_size
+    if options.map is not None and "map" not in known:
+        raise UsageError(f"--map does not apply to {formats.label(module)} logs", remedy="leave --format out")
+    if "map" in known:
+        if options.map is None:
+            raise UsageError(
+                "--format mapping needs --map FILE", remedy="see docs/formats.md, Your own format"
+            )
+        given["plan"] = options.map
+    return given
 
 
 def _apply(module: ModuleType, value: Any, extra: dict[str, Any]) -> Result:
@@ -468,14 +486,17 @@ def _read_joined(
 ) -> Iterator[Run]:
     """Formats whose records belong together are read here, in order, all files of the import at once."""
     name = formats.label(module).replace("-", "_")
-    bad: list[tuple[str, int, bytes, BadRecord]] = []
-    _format_options(module, options)
+    bad: list[tuple[str, int, bytes, BadRecord | Skip]] = []
+    extra = _format_options(module, options)
+    takes = getattr(module, "takes", module.detect)
 
     def records() -> Iterator[Record]:
         for segment in itertools.chain.from_iterable(_tasks(members, options)):
             for row, raw, value in _records(segment, options.max_record_bytes):
                 raw = bytes(raw)  # kept until its partners come; a view would keep the whole chunk
                 several = isinstance(value, list) and segment.container == "jsonl"
+                if several and not value:
+                    bad.append((segment.file, row, raw, Skip("empty_list")))
                 for one in value if several else (value,):
                     if isinstance(one, BadRecord):
                         bad.append((segment.file, row, raw, one))
@@ -484,7 +505,7 @@ def _read_joined(
                     elif not isinstance(one, dict):
                         said = f"the record is a {type(one).__name__}, not an object"
                         bad.append((segment.file, row, raw, BadRecord("wrong_type", said)))
-                    elif not module.detect(one):
+                    elif not takes(one):
                         said = f"not a record of {formats.label(module)}"
                         bad.append((segment.file, row, raw, BadRecord("missing_field", said)))
                     else:
@@ -492,7 +513,7 @@ def _read_joined(
 
     number = 0
     writer = RunWriter(folder / f"{number:06d}", options)
-    for record, result in module.read_all(records()):
+    for record, result in module.read_all(records(), **extra):
         writer.add(record.file, name, record.row, record.raw, result)
         if writer.bytes > options.chunk_bytes:
             yield writer.finish()

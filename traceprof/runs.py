@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import operator
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,10 +26,12 @@ import pyarrow.parquet as pq
 import traceprof
 from traceprof import formats, schema
 from traceprof.formats.base import BadRecord, Request, Result, Skip, dumps
-from traceprof.workers import Workers
+from traceprof.workers import Workers, give_back_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from traceprof.formats.maps import Map
 
 CHUNK_BYTES = 24 << 20  # raw log text a worker turns into one run
 PART_BYTES = 64 << 20  # raw log text that goes into one part
@@ -47,6 +50,7 @@ class Options:
     order: str = "arrival"
     duplicates: str = "reject"
     block_size: int | None = None
+    map: str | os.PathLike[str] | Map | None = None  # the TOML file of format mapping
     max_record_bytes: int = MAX_RECORD_BYTES
     resume: bool = False  # go on where a killed run of the same command ended
     jobs: int = 1  # worker processes; with more than one, a script needs `if __name__ == "__main__":`
@@ -108,6 +112,8 @@ _SAVED = "run.npz"
 _ARRAYS = ("keys", "ids", "sizes", "places", "arrivals", "clocks")
 _COUNTED = ("requests", "records", "rejects", "skipped", "formats", "has_content", "has_tokens")
 _BATCH = 1024
+# rows of a record batch: the merge reads whole ones, so batches of what may be large are short
+_PIECE = {"requests": _BATCH, "content": 64, "tokens": 64}
 _TEXT = ("messages_json", "prompt_text", "tools_json", "output_json", "extra_json")
 _DIRECT = [
     c.name
@@ -212,10 +218,9 @@ class RunWriter:
         self._rows, self._where = [], []
         row_ids = [
             hashlib.blake2b(
-                f"{file}\0{row}\0{q.request_id or q.provider_request_id or place}".encode("utf-8", "replace"),
-                digest_size=8,
+                "\0".join(map(str, _identity(*w, q))).encode("utf-8", "replace"), digest_size=8
             ).hexdigest()
-            for (file, _, row, place), q in zip(where, rows, strict=True)
+            for w, q in zip(where, rows, strict=True)
         ]
         ids = [q.request_id or q.provider_request_id or rid for q, rid in zip(rows, row_ids, strict=True)]
         columns: dict[str, Any] = {
@@ -277,7 +282,8 @@ class RunWriter:
             if name not in self._files:
                 path = self.folder / f"{name}.arrow"
                 self._files[name] = _new_ipc(path, batch.schema, self.options.spool_compression)
-            self._files[name].write_batch(batch)
+            for start in range(0, len(rows), _PIECE[name]):
+                self._files[name].write_batch(batch.slice(start, _PIECE[name]))
         self.run.has_content |= any(not _all_null(content[c]) for c in _TEXT)
         self.run.has_tokens |= any(not _all_null(tokens[c]) for c in ("input_ids", "block_hashes"))
 
@@ -300,7 +306,7 @@ class RunWriter:
                 with _new_ipc(
                     self.folder / f"{name}.arrow", table.schema, self.options.spool_compression
                 ) as file:
-                    file.write_table(table.combine_chunks(), max_chunksize=_BATCH)
+                    file.write_table(table.combine_chunks(), max_chunksize=_PIECE[name])
             keys, ids, sizes, run.places = keys[order], ids[order], sizes[order], order
             arrivals, clocks = arrivals[order], clocks[order]
         run.keys, run.ids, run.sizes = keys, ids, sizes
@@ -314,6 +320,15 @@ class RunWriter:
             _write_ipc(self.folder / "rejects.arrow", _batch(cells, schema.REJECTS))
         run.save()
         return run
+
+
+def _identity(file: str, fmt: str, row: int, place: int, request: Request) -> tuple[str | int, ...]:
+    """What tells a row from all others: its record and the log's own id, or its place among the record's requests."""
+    del fmt
+    named = request.request_id or request.provider_request_id
+    if named is None:
+        return file, row, place
+    return (file, row, named, place) if place else (file, row, named)
 
 
 def _check(request: Request) -> BadRecord | None:
@@ -370,11 +385,12 @@ def _write_ipc(path: Path, batch: pa.RecordBatch) -> None:
 
 def _read_ipc(path: Path, start: int, count: int) -> pa.Table:
     """Rows [start, start + count) of a run's file; only the batches that hold them are read."""
+    piece = _PIECE[path.stem]
     with pa.memory_map(str(path)) as source:
         reader = pa.ipc.open_file(source)
-        first, last = start // _BATCH, (start + count - 1) // _BATCH
+        first, last = start // piece, (start + count - 1) // piece
         table = pa.Table.from_batches([reader.get_batch(i) for i in range(first, last + 1)])
-        return table.slice(start - first * _BATCH, count)
+        return table.slice(start - first * piece, count)
 
 
 # -- merge ---------------------------------------------------------------------------------------------------
@@ -564,6 +580,8 @@ def write_part(
         table.replace_schema_metadata(footer()), written, compression="zstd", row_group_size=1 << 16
     )
     written.replace(stage / "requests" / name)
+    del table, content, tokens
+    give_back_memory()  # parts differ in what they ask for: what is free would lie in pieces, more of it with each part
 
 
 def _typed(table: pa.Table, spec: pa.Schema) -> pa.Table:

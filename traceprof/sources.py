@@ -249,22 +249,30 @@ def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTE
     for magic, what in _KNOWN_BINARY.items():
         if head.startswith(magic):
             return Sniff(None, None, what)
+    if _is_framed_otlp(head):
+        what = "OTLP messages with their length before each; let the collector's file exporter write `format: json`, no compression"
+        return Sniff(None, None, what)
+    if head[257:262] == b"ustar":
+        return Sniff(None, None, "a tar archive; unpack it first")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return Sniff(None, None, "UTF-16 text; convert it with: iconv -f utf-16 -t utf-8")
     if not head.startswith(_PARQUET) and _binary(head):
         return Sniff(None, None, "the file is binary, not text")
+    module = formats.load(force) if force else None
     try:
-        found = look(source.path, limit, head)
+        found = look(source.path, limit, head, unwrap=not getattr(module, "as_it_stands", False))
     except CutOff as bad:
         return Sniff(None, None, f"the Parquet file is damaged: {bad.why}")
-    if force:
-        module = formats.load(force)
+    if module is not None:
         if formats.reads_lines(module) and found.container in ("csv", "jsonl"):
             found = found._replace(container="text")
         return Sniff(
             found.container, module.__name__.rpartition(".")[2], "as asked by --format", found.envelope
         )
     names, votes = formats.detect(found.records)
+    named = formats.of_file(source.name) if formats.generic(names) and found.records else None
+    if named is not None:
+        return Sniff(found.container, named, "the name of the file", found.envelope)
     if len(names) > 1:
         known = " or ".join(sorted(n.replace("_", "-") for n in names))
         raise TraceprofError(
@@ -274,6 +282,9 @@ def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTE
         )
     if not names:
         return Sniff(None, None, _unknown(found))
+    asked = getattr(formats.load(names[0]), "only_when_asked", None)
+    if asked is not None:
+        return Sniff(None, None, asked)
     wrapped = f", each in an envelope ({found.envelope})" if found.envelope else ""
     reason = f"{votes[names[0]]} of {len(found.records)} sampled records{wrapped}"
     return Sniff(found.container, names[0], reason, found.envelope)
@@ -287,8 +298,10 @@ class Look(NamedTuple):
     envelope: str | None
 
 
-def look(path: Path | Remote, limit: int = MAX_RECORD_BYTES, head: bytes | None = None) -> Look:
-    """What a file's first bytes hold, out of the envelope when only so it is of a known format."""
+def look(
+    path: Path | Remote, limit: int = MAX_RECORD_BYTES, head: bytes | None = None, *, unwrap: bool = True
+) -> Look:
+    """What a file's first bytes hold; with `unwrap`, out of the envelope when only so it is of a known format."""
     if head is None:
         with open_stream(path) as stream:
             head = stream.read(HEAD_BYTES)
@@ -299,21 +312,31 @@ def look(path: Path | Remote, limit: int = MAX_RECORD_BYTES, head: bytes | None 
     container, records = sample(head, whole)
     if not records and not whole and container != "csv":
         records = _long_sample(path, container, limit)
+    if not unwrap:
+        return Look(container, records, None)
     if container != "json" and not formats.detect(records)[0]:
         for kind in envelopes.KINDS:
             inner = envelopes.Unwrapped(io.BytesIO(head), kind).read(HEAD_BYTES)
             inner_container, inner_records = sample(inner, whole)
             if inner_container != "csv" and formats.detect(inner_records)[0]:
                 return Look(inner_container, inner_records, kind)
-    if not formats.detect(records)[0]:
-        for member in envelopes.MEMBERS:
-            for kind in ("", "json") if b'"%s"' % member.encode() in head else ():
-                envelope = f"{member}[]{kind}"
-                inner = b"\n".join(_whole(envelopes.elements_of(elements, io.BytesIO(head), HEAD_BYTES, envelope)))
-                inner_container, inner_records = sample(inner, True)
-                if inner_container != "csv" and formats.detect(inner_records)[0]:
-                    return Look("text" if inner_container == "text" else "json", inner_records, envelope)
+    if formats.generic(formats.detect(records)[0]):
+        return _in_array(head, records) or Look(container, records, None)
     return Look(container, records, None)
+
+
+def _in_array(head: bytes, records: list[Any]) -> Look | None:
+    """What the array holds that an export put all records into; None when there is no such array, or nothing known in it."""
+    for member in envelopes.MEMBERS:
+        if not all(isinstance(r, dict) and isinstance(r.get(member), list) for r in records):
+            continue
+        for kind in ("", "json") if b'"%s"' % member.encode() in head else ():
+            envelope = f"{member}[]{kind}"
+            inner = b"\n".join(_whole(elements_of(io.BytesIO(head), HEAD_BYTES, envelope)))
+            container, found = sample(inner, True)
+            if container != "csv" and formats.detect(found)[0]:
+                return Look("text" if container == "text" else "json", found, envelope)
+    return None
 
 
 def _whole(values: Iterator[tuple[int, bytes | TooLarge]]) -> list[bytes]:
@@ -356,9 +379,9 @@ def parquet_rows(path: Path | Remote, group: int | None = None) -> Iterator[tupl
                 for name in maps:
                     if record[name] is not None:
                         record[name] = dict(record[name])
-                yield row, orjson.dumps(record, default=_spelled), record
+                yield row, orjson.dumps(record, default=_spelled, option=orjson.OPT_NON_STR_KEYS), record
                 row += 1
-    except (pa.ArrowException, OSError) as bad:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as bad:
         raise CutOff(str(bad).splitlines()[0][:200]) from None
 
 
@@ -391,6 +414,24 @@ def _long_sample(path: Path | Remote, container: str, limit: int) -> list[Any]:
                 value = parse(raw)
                 return value if isinstance(value, list) else [value]
     return []
+
+
+def _is_framed_otlp(head: bytes) -> bool:
+    """Whether a file begins as the collector's exporter begins one with `format: proto` or `compression`.
+
+    That is a length in 4 bytes, then a zstd frame, or a protobuf message whose first field is a group of spans or log records.
+    """
+    size, message = int.from_bytes(head[:4], "big"), head[4:]
+    if not 8 < size < 1 << 26 or (size < len(message) and int.from_bytes(message[size : size + 3], "big") >= 1 << 18):  # fmt: skip
+        return False
+    if message.startswith(b"\x28\xb5\x2f\xfd"):
+        return True
+    found = re.match(rb"\x0a([\x80-\xff]{0,4}[\x00-\x7f])[\x0a\x12]", message)
+    if found is None:
+        return False
+    length: bytes = found[1]
+    inner = sum((byte & 127) << 7 * place for place, byte in enumerate(length))
+    return 1 + len(length) + inner <= size
 
 
 _NAME = re.compile(r"[\w .@/-]{1,40}")
@@ -719,6 +760,14 @@ def elements(
         keep(carry)
     if where != "between":
         yield from value()
+
+
+def elements_of(stream: Readable, limit: int, envelope: str | None) -> Iterator[tuple[int, bytes | TooLarge]]:
+    """`elements`, out of the array that an envelope such as `records[]` names, and each out of its own (`logEvents[]json`)."""
+    member, _, kind = (envelope or "").partition("[]")
+    for number, value in elements(stream, limit, member=f'"{member}"'.encode() if member else None):
+        found = envelopes.KINDS[kind](value) if kind and isinstance(value, bytes) else None
+        yield number, value if found is None else envelopes.laid_out([found.body], found.stamp)
 
 
 def parse(raw: bytes | memoryview) -> Any:

@@ -7,23 +7,25 @@ that streams has `is_chunk(chunk)` and `join(chunks)`, which makes one answer of
 
 from __future__ import annotations
 
+import re
 from types import ModuleType
 from typing import Any
 
 import orjson
 
-from traceprof.bodies import anthropic, openai, responses, streams
-from traceprof.formats.base import Request, first_of, status_of_http, text
+from traceprof.bodies import anthropic, converse, gemini, ollama, openai, responses, sglang, streams, tgi
+from traceprof.formats.base import Read, Request, Skip, cut_state, status_of_http, text
 
 # in the order in which they are asked: those with distinguishing keys first
-_DIALECTS = (anthropic, responses, openai)
+_DIALECTS = (gemini, converse, anthropic, responses, ollama, tgi, sglang, openai)
 
 
 def of_request(body: dict[str, Any]) -> ModuleType | None:
-    """The dialect of a request body; None when it is no request for text."""
+    """The dialect of a request body; None when it is no request for text, such as one for an image of some size."""
     for dialect in _DIALECTS:
         if dialect.is_request(body):
-            return dialect
+            drawn = dialect is openai and "messages" not in body and other_kind(body) is not None
+            return None if drawn else dialect
     return None
 
 
@@ -36,10 +38,10 @@ def of_response(body: dict[str, Any]) -> ModuleType | None:
 
 
 def of_pair(request: ModuleType, response: dict[str, Any] | None) -> ModuleType:
-    """The dialect of a request whose body alone may be OpenAI's or Anthropic's: its answer tells."""
+    """The dialect of a request whose body alone may be OpenAI's or another's: its answer tells."""
     if request is not openai or response is None or "choices" in response:
         return request
-    return anthropic if anthropic.is_response(response) else request
+    return next((other for other in (anthropic, ollama) if other.is_response(response)), request)
 
 
 def read_response(out: Request, body: dict[str, Any], asked: ModuleType) -> None:
@@ -83,11 +85,41 @@ def answer(value: Any) -> dict[str, Any] | None:
     for dialect in _DIALECTS:
         if any(map(dialect.is_chunk, pieces)):
             return streams.Streamed(dialect.join(pieces))
+    if isinstance(value, list) and len(pieces) == 1 and of_response(pieces[0]) is not None:
+        return pieces[0]  # an answer alone in a list
     return None
 
 
+def exchange(out: Request, sent: Any, got: Any, usage: dict[str, Any] | None = None) -> Read:
+    """Fill a request from the two bodies that a gateway kept; a Skip when what was sent asks for no text.
+
+    Whatever else the record says is filled before. A body that is not there leaves the prompt absent, one that is no whole
+    JSON was cut. `usage`, shaped as OpenAI's, is what the record itself counts: it holds where the answer counts nothing.
+    """
+    body, reply = decoded(sent), answer(got)
+    asked = of_request(body) if isinstance(body, dict) else None
+    if asked is not None:
+        asked = of_pair(asked, reply)
+        asked.read_request(out, body)
+    elif isinstance(body, dict) and body:
+        return Skip(other_kind(body) or "not_a_generation")
+    else:
+        out.content_level = "lengths"
+        out.content_state = "truncated" if isinstance(body, str) and body.strip() else "absent"
+    if reply is not None:
+        read_response(out, reply, asked or openai)
+    elif isinstance(got, str) and got.lstrip()[:1] in ("{", "["):
+        out.quality.append("output_truncated")
+    counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")] if usage else []
+    counted = any(c not in (None, 0, "0", "") for c in counts)  # gateways write 0 where they do not know
+    if counted and out.input_tokens is None and out.output_tokens is None:
+        openai.read_usage(out, usage)
+    settle(out, (reply or {}).get("error"))
+    return openai.sequences(out, body, reply) if asked is openai else cut_state(out)
+
+
 def other_kind(body: Any) -> str | None:
-    """What a body asks for that generates no text: embedding, rerank, moderation, image, audio; None otherwise."""
+    """What a body asks for that generates no text: embedding, rerank, moderation, image, video, audio; None otherwise."""
     if not isinstance(body, dict):
         return None
     model = str(body.get("model") or "").lower()
@@ -99,17 +131,29 @@ def other_kind(body: Any) -> str | None:
         return "embedding"
     if "tts" in model or "whisper" in model or ("voice" in body and "input" in body):
         return "audio"
-    if "dall-e" in model or "gpt-image" in model or ("prompt" in body and "size" in body):
+    if model.startswith("sora"):
+        return "video"
+    pictured = _SIZE.fullmatch(str(body.get("size"))) or body.get("response_format") in ("b64_json", "url")
+    if (
+        "dall-e" in model
+        or "gpt-image" in model
+        or ("prompt" in body and "messages" not in body and pictured)
+    ):
         return "image"
     return None
+
+
+_SIZE = re.compile(r"\d+x\d+|auto|\d+K")
 
 
 def settle(out: Request, error: Any) -> None:
     """Fill status and kind of error from the error that an answer reports and its HTTP status."""
     if error:
         out.status = "error"
-        kind = first_of(error, ("type", "code")) if isinstance(error, dict) else None
-        out.error_type = text(kind) or "error"
+        words = [error.get(key) for key in ("type", "code", "status")] if isinstance(error, dict) else []
+        words = [w for w in words if w is not None]
+        kind = next((w for w in words if isinstance(w, str) and w), words[0] if words else None)
+        out.error_type = text(kind) or out.error_type or "error"
     by_http = status_of_http(out.http_status)
     if by_http is not None and (by_http != "ok" or out.status == "unknown"):
         out.status = by_http

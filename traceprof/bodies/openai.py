@@ -6,6 +6,7 @@ Source: openai/openai-openapi; bodies of vLLM, SGLang and llama.cpp.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from traceprof.formats.base import (
@@ -14,6 +15,7 @@ from traceprof.formats.base import (
     Request,
     Skip,
     count,
+    cut_state,
     dumps,
     finish,
     first_of,
@@ -48,7 +50,7 @@ def join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {"choices": []}
     joined: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
-        for key in ("id", "model", "created", "usage", "error"):
+        for key in ("id", "model", "created", "usage", "error", "prompt_token_ids"):
             if chunk.get(key) is not None:
                 out[key] = chunk[key]
         choices = chunk.get("choices")
@@ -56,8 +58,11 @@ def join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
             if not isinstance(choice, dict):
                 continue
             index = choice.get("index")
-            whole = joined.setdefault(index if type(index) is int else 0, {"finish_reason": None})
+            place = index if type(index) is int else 0
+            whole = joined.setdefault(place, {"index": place, "finish_reason": None})
             whole["finish_reason"] = choice.get("finish_reason") or whole["finish_reason"]
+            if choice.get("prompt_token_ids") is not None:
+                whole["prompt_token_ids"] = choice["prompt_token_ids"]
             ids = choice.get("token_ids")
             if isinstance(ids, list):
                 whole.setdefault("token_ids", []).extend(ids)
@@ -193,25 +198,37 @@ def read_response(out: Request, response: dict[str, Any]) -> None:
     read_answered(out, response)
     choices = response.get("choices")
     if isinstance(choices, list) and choices:
-        answers = []
-        for choice in choices:
-            if not isinstance(choice, dict):
-                continue
-            message = choice.get("message")
-            if isinstance(message, dict):
-                answers.append({"role": "assistant", **{k: v for k, v in message.items() if v is not None}})
-            elif isinstance(choice.get("text"), str):
-                answers.append({"role": "assistant", "content": choice["text"]})
-        first = choices[0]
-        if isinstance(first, dict):
-            out.finish_reason = finish(first.get("finish_reason"))
-            ids = first.get("token_ids")
-            if isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**32 for i in ids):
-                out.output_ids = ids
-        if answers:
-            out.output_json = dumps(answers[0] if len(answers) == 1 else answers)
+        _read_choices(out, choices)
         out.status = "ok"
+    _take_prompt_ids(out, response)
     read_usage(out, response.get("usage"))
+
+
+def _read_choices(out: Request, choices: list[Any]) -> None:
+    answers = []
+    for choice in choices:
+        if not isinstance(choice, dict):
+            continue
+        message = choice.get("message")
+        if isinstance(message, dict):
+            answers.append({"role": "assistant", **{k: v for k, v in message.items() if v is not None}})
+        elif isinstance(choice.get("text"), str):
+            answers.append({"role": "assistant", "content": choice["text"]})
+    first = choices[0]
+    if isinstance(first, dict):
+        out.finish_reason = finish(first.get("finish_reason"))
+        if is_ids(first.get("token_ids")):
+            out.output_ids = first["token_ids"]
+        _take_prompt_ids(out, first)
+    if answers:
+        out.output_json = dumps(answers[0] if len(answers) == 1 else answers)
+
+
+def _take_prompt_ids(out: Request, told: dict[str, Any]) -> None:
+    """The ids that the engine made of the prompt, where it was asked to return them (vLLM's return_token_ids)."""
+    ids = told.get("prompt_token_ids")
+    if ids and is_ids(ids):
+        out.input_ids = ids
 
 
 def read_answered(out: Request, response: dict[str, Any]) -> None:
@@ -241,42 +258,67 @@ def read_usage(out: Request, usage: Any) -> None:
         out.tokens_source = "usage"
 
 
-def sequences(out: Request, body: dict[str, Any]) -> Request | list[Request | Skip]:
-    """A text completion's `prompt`: a string, token ids, or a list of either (one sequence, so one row, each)."""
+def sequences(
+    out: Request, body: dict[str, Any], response: dict[str, Any] | None = None
+) -> Request | list[Request | Skip]:
+    """A text completion's `prompt`: a string, token ids, or a list of either (one sequence, so one row, each).
+
+    Each of several prompts gets its own choices; what the answer counts is of all together, and is left out.
+    """
     if "messages" in body:
         ids = body.get("prompt_token_ids")
-        if _is_ids(ids) and ids:
+        if ids and is_ids(ids):
             out.input_ids = ids
-        return out
+        return cut_state(out)
     prompt = body["prompt"]
+    several = isinstance(prompt, list) and all(isinstance(p, str) or is_ids(p) for p in prompt)
+    if several and len(prompt) == 1:
+        prompt, several = prompt[0], False
+    if isinstance(prompt, str) or is_ids(prompt):
+        return cut_state(_prompted(out, prompt))
+    if not several:
+        wrong = f"prompt is a {type(prompt).__name__} that holds neither text nor token ids"
+        raise BadRecord("wrong_type", wrong)
+    rows: list[Request | Skip] = []
+    name = out.request_id or out.provider_request_id
+    choices = _choices_by_prompt(response, body, len(prompt))
+    for i, one in enumerate(prompt):
+        row = replace(out, quality=[*out.quality, "one_of_several_prompts"])
+        row.attempt_group = name
+        row.request_id = None if name is None else f"{name}-{i}"
+        row.input_tokens = row.output_tokens = row.cached_input_tokens = None
+        row.cache_write_tokens = row.reasoning_tokens = None
+        row.tokens_source = row.input_ids = row.output_json = row.output_ids = row.finish_reason = None
+        if choices[i]:
+            _read_choices(row, choices[i])
+        rows.append(cut_state(_prompted(row, one)))
+    return rows
+
+
+def _prompted(out: Request, prompt: str | list[int]) -> Request:
     if isinstance(prompt, str):
         out.prompt_text = prompt
-        return out
-    if _is_ids(prompt):
+    else:
         out.input_ids, out.content_level = prompt, "tokens"
-        return out
-    if isinstance(prompt, list) and all(isinstance(p, str) or _is_ids(p) for p in prompt):
-        from dataclasses import replace
-
-        rows: list[Request | Skip] = []
-        name = out.request_id or out.provider_request_id
-        for i, one in enumerate(prompt):
-            row = replace(
-                out, quality=[*out.quality, "one_of_several_prompts"], output_json=None, output_ids=None
-            )
-            row.attempt_group = name
-            row.request_id = None if name is None else f"{name}-{i}"
-            row.input_tokens = row.output_tokens = row.cached_input_tokens = None
-            if isinstance(one, str):
-                row.prompt_text = one
-            else:
-                row.input_ids, row.content_level = one, "tokens"
-            rows.append(row)
-        return rows
-    raise BadRecord(
-        "wrong_type", f"prompt is a {type(prompt).__name__} that holds neither text nor token ids"
-    )
+    return out
 
 
-def _is_ids(value: Any) -> bool:
+def _choices_by_prompt(
+    response: dict[str, Any] | None, body: dict[str, Any], prompts: int
+) -> list[list[Any]]:
+    """The choices of each of several prompts: choice i is of prompt i // n."""
+    n = body.get("n")
+    each = n if type(n) is int and n > 0 else 1
+    out: list[list[Any]] = [[] for _ in range(prompts)]
+    choices = (response or {}).get("choices")
+    for place, choice in enumerate(choices if isinstance(choices, list) else ()):
+        index = choice.get("index") if isinstance(choice, dict) else None
+        of = (index if type(index) is int else place) // each
+        if 0 <= of < prompts:
+            out[of].append(choice)
+    return out
+
+
+def is_ids(value: Any) -> bool:
+    """Whether a value is a list of token ids."""
     return isinstance(value, list) and all(type(i) is int and 0 <= i < 2**32 for i in value)

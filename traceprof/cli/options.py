@@ -35,6 +35,7 @@ def ingest_options(function: F) -> F:
         click.option("--block-size", type=click.IntRange(1), default=None, help="Tokens a block hash stands for, where a Mooncake trace differs from 512."),
         click.option("--duplicates", type=click.Choice(["reject", "skip", "keep"]), default="reject", show_default=True, help="What to do with a request_id that came before."),
         click.option("--order", type=click.Choice(["arrival", "file"]), default="arrival", show_default=True, help="Order of the requests."),
+        click.option("--map", "map_", metavar="FILE", type=click.Path(dir_okay=False), default=None, help="A TOML file that names the fields of a log of your own (format mapping)."),
         click.option("--format", "format_", metavar="NAME", default=None, help="Format of the logs.  [default: told by content]"),
     ):  # fmt: skip
         function = option(function)
@@ -65,6 +66,7 @@ def make_options(
     order: str,
     duplicates: str,
     block_size: int | None,
+    map_: str | None,
     max_record_bytes: int,
     resume: bool,
     jobs: int | None,
@@ -77,6 +79,7 @@ def make_options(
         order=order,
         duplicates=duplicates,
         block_size=block_size,
+        map=map_,
         max_record_bytes=max_record_bytes,
         resume=resume,
         jobs=jobs_or_cores(jobs),

@@ -11,9 +11,19 @@ from typing import Any
 
 from traceprof.errors import UsageError
 
-_SHARED = ("base", "pairs")  # modules that are no format
+_SHARED = ("base", "held", "linetimes", "maps", "pairs")  # modules that are no format
 # shapes that other logs may have too: asked in this order, when no other format claims a record
-_GENERIC = ("openai_responses", "anthropic", "conversation", "openai")
+_GENERIC = (
+    "gemini",
+    "converse",
+    "ollama",
+    "tgi",
+    "openai_responses",
+    "anthropic",
+    "conversation",
+    "openai",
+    "prompt_dataset",
+)
 NAMES = tuple(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED)
 
 
@@ -21,8 +31,14 @@ def load(name: str) -> ModuleType:
     """The module of a format; UsageError when there is none of that name."""
     key = name.replace("-", "_")
     if key not in NAMES:
-        known = ", ".join(n.replace("_", "-") for n in NAMES)
-        raise UsageError(f"no format is called {name!r}", remedy=f"one of: {known}")
+        import difflib
+
+        near = difflib.get_close_matches(key, NAMES, 3)
+        meant = " or ".join(n.replace("_", "-") for n in near)
+        raise UsageError(
+            f"no format is called {name!r}",
+            remedy=f"did you mean {meant}?" if near else "see: traceprof formats",
+        )
     return importlib.import_module(f"traceprof.formats.{key}")
 
 
@@ -44,6 +60,17 @@ def claims(record: Any) -> list[str]:
     return found or [name for name in _GENERIC if load(name).detect(record)][:1]
 
 
+def generic(names: Iterable[str]) -> bool:
+    """Whether nothing but shapes that other logs may have too is among the formats."""
+    return set(names) <= set(_GENERIC)
+
+
+def of_file(name: str) -> str | None:
+    """The format that writes files of such a name, whatever its records look like."""
+    patterns = ((key, getattr(load(key), "file_name", None)) for key in NAMES)
+    return next((key for key, pattern in patterns if pattern is not None and pattern.search(name)), None)
+
+
 def reads_lines(module: ModuleType) -> bool:
     """Whether a format's records are lines of text."""
     return bool(getattr(module, "lines", False))
@@ -60,4 +87,4 @@ def detect(sample: Iterable[Any]) -> tuple[list[str], Counter[str]]:
     most = max(votes.values(), default=0)
     found = [name for name, n in votes.items() if n == most]
     # bodies of several providers in one log: each is read as what it is
-    return found[:1] if set(found) <= set(_GENERIC) else found, votes
+    return found[:1] if generic(found) else found, votes

@@ -6,6 +6,8 @@ A format is one module of this package with
 * `detect(record) -> bool`       whether one parsed record is of this format,
 * `read(record) -> Request | Skip | list`  what it means; raises `BadRecord` when it cannot be used,
 * optionally `read_all(records)` in place of `read`, when records of one file (or of several) belong together,
+* optionally `takes(record) -> bool`, beside `read_all`, when its files hold records that `detect` leaves to another format,
+* optionally `only_when_asked = "why"`, when it is not read by content but only with --format,
 * optionally `lines = True`, when its records are lines of text (`str`; JSON lines of such a log come as `str` or, when all
   of the file is JSON, as `dict`). It has `read_all`, and skips lines that tell of no request as `other_line`.
 
@@ -279,6 +281,40 @@ def offset_us(value: Any, what: str, unit_us: float) -> int:
     return round(number * unit_us)
 
 
+def elapsed(value: Any, what: str, unit_us: float, flags: list[str]) -> int | None:
+    """Microseconds of a duration that a log may give, in units of `unit_us`; a wrong one is left out and flagged.
+
+    >>> elapsed("1.5", "latency", 1e3, []), elapsed("-", "latency", 1e3, []), elapsed(-1, "latency", 1e3, f := []), f
+    (1500, None, None, ['bad_latency'])
+    """
+    if value is None or value in ("", "-"):
+        return None
+    try:
+        return offset_us(value, what, unit_us)
+    except BadRecord:
+        flags.append(f"bad_{what}")
+        return None
+
+
+def lasted(out: Request, e2e_us: int | None, ttft_us: int | None = None) -> None:
+    """Fill end and first token from the durations that a log gives after the arrival."""
+    out.e2e_us, out.ttft_us = e2e_us, ttft_us
+    if out.arrival_us is not None and ttft_us is not None:
+        out.first_token_us = out.arrival_us + ttft_us
+    if out.arrival_us is not None and e2e_us is not None:
+        out.end_us = out.arrival_us + e2e_us
+        out.quality.append("end_is_arrival_plus_duration")
+
+
+def ended(out: Request, end_us: int, e2e_us: int) -> None:
+    """Fill end, duration and arrival of a request that is only known to have ended so, after so long; raises BadRecord."""
+    out.end_us, out.e2e_us, out.arrival_us = end_us, e2e_us, end_us - e2e_us
+    if out.arrival_us < 0:
+        raise BadRecord("negative_time", "it ended sooner after 1970 than it took")
+    out.clock, out.arrival_quality = "absolute", "derived"
+    out.quality.append("arrival_is_end_minus_duration")
+
+
 def hashes(value: Any, what: str = "hash_ids") -> NDArray[np.uint64]:
     """A list of block hashes, each a whole number from 0 to 2^64-1; raises BadRecord."""
     if not isinstance(value, list):
@@ -321,7 +357,9 @@ def http_code(value: Any) -> int | None:
     >>> http_code(429), http_code("200"), http_code("ok"), http_code(70000)
     (429, 200, None, None)
     """
-    if isinstance(value, str) and len(value) == 3 and value.isdecimal():
+    if (isinstance(value, str) and len(value) == 3 and value.isdecimal()) or (
+        isinstance(value, float) and value.is_integer()
+    ):
         value = int(value)
     return value if type(value) is int and 100 <= value < 600 else None
 
@@ -342,8 +380,13 @@ _MEDIA_PARTS = {
 
 
 def messages(value: Any, request: Request) -> bytes:
-    """Canonical JSON of a list of OpenAI-like messages, as `checked` leaves them."""
-    return dumps(checked(value, request))
+    """Canonical JSON of a list of OpenAI-like messages, as `checked` leaves them; marks of a cut prompt are noted."""
+    kept = checked(value, request)
+    for message in kept:
+        said = message.get("content")
+        if type(said) is not str or said[-1:] in _MARK_ENDS or said[:1] in _MARK_BEGINS:
+            _note_mark(message, request)
+    return dumps(kept)
 
 
 def checked(value: Any, request: Request) -> list[dict[str, Any]]:
@@ -402,6 +445,90 @@ def _placeholder(part: dict[str, Any], kind: str, request: Request) -> dict[str,
         {"kind": kind, "count": 1, "bytes": len(body), "hash": int.from_bytes(digest.digest()[:8], "little")}
     )
     return {"type": part["type"], "sha": digest.hexdigest(), "bytes": len(body)}
+
+
+_CUT_INSIDE = b"(litellm_truncated skipped "  # in the middle of a text, whose head and tail are kept
+_CUT_AT_END = re.compile(r"(?i)[\[<(](?:\.\.\.|\u2026)?\s*truncated\b[^\[\]<>()\n]{0,60}[\]>)]\s*$")
+_REDACTED = re.compile(
+    r"(?i)redacted(?:[ -]by[ -].{1,80})?|\*{3,}"
+    r"|[\[<({*_]+\s?(?:[^\W_]+[ _:-]+){0,3}(?:redacted|masked|filtered|scrubbed|withheld)(?:[ _:-]+[^\W_]+){0,6}\s?[\])>}*_]+"
+)
+_MARK_ENDS, _MARK_BEGINS = (
+    "]>) \n",
+    "rR[<({*_",
+)  # what a mark ends or begins with: a text that does not is looked at no further
+
+
+def cut_mark(said: str) -> str | None:
+    """truncated or redacted, when a text ends with a logger's mark that it was cut or is one for what it hid.
+
+    >>> cut_mark("a long story...[truncated]"), cut_mark("[REDACTED]"), cut_mark("What does [REDACTED] mean?")
+    ('truncated', 'redacted', None)
+    """
+    if said[-1:].isspace():
+        said = said.rstrip()
+    if said[-1:] in ("]", ">", ")") and _CUT_AT_END.search(said[-100:]):
+        return "truncated"
+    return "redacted" if len(said) < 120 and said[:1] in _MARK_BEGINS and _REDACTED.fullmatch(said) else None
+
+
+def cut_state(out: Request) -> Request:
+    """The request, after a look for marks of a logger that cut or redacted: a cut prompt is never taken for a whole one.
+
+    `messages` notes marks in the messages it is given; this finds LiteLLM's, which stand inside a text, and those in
+    `prompt_text` and the answer. An answer that was cut or redacted is dropped.
+    """
+    if out.output_json is not None:
+        answer = as_bytes(out.output_json)
+        if _CUT_INSIDE in answer:
+            out.output_json = None
+            out.quality.append("output_truncated")
+        elif any(word in answer for word in (b"runcated", b"RUNCATED", b"edacted", b"EDACTED", b'"***')):
+            mark = _answer_mark(answer)
+            if mark is not None:
+                out.output_json = None
+                out.quality.append(f"output_{mark}")
+    for part in (out.messages_json, out.prompt_text, out.tools_json):
+        if part is not None and _CUT_INSIDE in as_bytes(part):
+            out.content_state = "truncated"
+    if out.prompt_text is not None and out.content_state == "complete":
+        out.content_state = cut_mark(out.prompt_text) or "complete"
+    return out
+
+
+def as_bytes(value: bytes | str) -> bytes:
+    """Text as UTF-8."""
+    return value if isinstance(value, bytes) else value.encode("utf-8", "replace")
+
+
+def _answer_mark(said: bytes) -> str | None:
+    try:
+        answer = orjson.loads(said)
+    except orjson.JSONDecodeError:  # spelled by the standard library: too deep, or too large a number
+        return None
+    for one in answer if isinstance(answer, list) else (answer,):
+        spoken = one.get("content") if isinstance(one, dict) else None
+        mark = cut_mark(spoken) if isinstance(spoken, str) else None
+        if mark is not None:
+            return mark
+    return None
+
+
+def _note_mark(message: dict[str, Any], request: Request) -> None:
+    """Note a mark in a message; that a tool's result was cut is what the model saw, unless it was the logger."""
+    said = message.get("content")
+    for one in said if type(said) is list else (said,):
+        one = one.get("text") if type(one) is dict else one
+        mark = cut_mark(one) if type(one) is str else None
+        if mark == "redacted" or (mark == "truncated" and message["role"] not in ("tool", "function")):
+            request.content_state = mark
+
+
+def leftovers(record: dict[str, Any], keys: Iterable[str]) -> bytes | None:
+    """The scalars under `keys`, which have no column, as JSON; None when there are none."""
+    found = {key: record.get(key) for key in keys}
+    kept = {k: v for k, v in found.items() if v not in (None, "") and isinstance(v, (str, int, float))}
+    return dumps(kept) if kept else None
 
 
 def first_of(record: dict[str, Any], keys: Iterable[str]) -> Any:

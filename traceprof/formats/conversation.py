@@ -35,6 +35,11 @@ def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
     return expand(turns, session, record.get("tools"))
 
 
+def plain(turns: list[Any]) -> list[Any]:
+    """Turns with who spoke and what was said, and nothing else; what is no object stays, for `expand` to refuse."""
+    return [{"role": t.get("role"), "content": t.get("content")} if isinstance(t, dict) else t for t in turns]
+
+
 def expand(turns: list[Any], session: str | None, tools: Any = None) -> Skip | list[Request | Skip]:
     """Requests of a conversation, in order; a model turn that nothing precedes has no prompt and is skipped."""
     if not turns:

@@ -7,7 +7,6 @@ else fresh for every request; `cache_hit` is LiteLLM's own response cache. Sourc
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from traceprof.bodies import openai
@@ -17,6 +16,7 @@ from traceprof.formats.base import (
     Request,
     Skip,
     count,
+    cut_state,
     dumps,
     first_of,
     http_code,
@@ -28,8 +28,7 @@ from traceprof.formats.base import (
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
 summary = "LiteLLM StandardLoggingPayload from any callback (JSON, JSONL)"
 
-_CUT = re.compile(rb"\(litellm_truncated skipped \d+ chars")
-_GENERATIONS = {
+GENERATIONS = {
     "completion": "chat", "acompletion": "chat", "text_completion": "text", "atext_completion": "text",
     "anthropic_messages": "chat", "responses": "responses", "aresponses": "responses",
 }  # fmt: skip
@@ -43,13 +42,15 @@ def detect(record: dict[str, Any]) -> bool:
 def read(record: dict[str, Any]) -> Request | Skip:
     """One attempt; embeddings, images and other calls that generate no text are skipped by kind."""
     call = str(record.get("call_type"))
-    operation = _GENERATIONS.get(call)
+    operation = GENERATIONS.get(call)
     if operation is None:
         return Skip("embedding" if "embed" in call else "not_a_generation")
     out = Request(operation=operation, clock="absolute", arrival_quality="attempt_start")
     if record.get("startTime") is None:
         raise BadRecord("missing_field", "no startTime")
-    out.arrival_us = parse_time(record["startTime"], "startTime")[0]
+    out.arrival_us, naive = parse_time(record["startTime"], "startTime")
+    if naive:
+        out.quality.append("tz_assumed")
     if record.get("endTime") is not None:
         out.end_us = parse_time(record["endTime"], "endTime")[0]
     stream = record.get("stream")
@@ -65,9 +66,6 @@ def read(record: dict[str, Any]) -> Request | Skip:
         openai.read_response(out, response)
     elif isinstance(response, str) and response and not response.startswith("redacted"):
         out.output_json = dumps({"role": "assistant", "content": response})
-    if out.output_json is not None and _CUT.search(_bytes(out.output_json)):
-        out.output_json = None
-        out.quality.append("output_truncated")
     _counts(out, record, meta)
     failed = record.get("status") == "failure"
     out.status = "error" if failed else "ok"
@@ -79,7 +77,7 @@ def read(record: dict[str, Any]) -> Request | Skip:
         if out.http_status is not None and 400 <= out.http_status < 500:
             out.status = "rejected"
     out.served_from_response_cache = record.get("cache_hit") is True
-    return out
+    return cut_state(out)
 
 
 def _identity(out: Request, record: dict[str, Any], meta: dict[str, Any]) -> None:
@@ -124,14 +122,11 @@ def _prompt(out: Request, record: dict[str, Any]) -> None:
                 given[0]["content"],
                 None,
             )  # LiteLLM wraps it in a user message
-    shown = (out.messages_json, (out.prompt_text or "").encode("utf-8", "replace"), out.tools_json)
-    if any(_CUT.search(_bytes(part)) for part in shown if part):
-        out.content_state = "truncated"
 
 
 def _counts(out: Request, record: dict[str, Any], meta: dict[str, Any]) -> None:
     usage = meta.get("usage_object")
-    openai.read_usage(out, usage if isinstance(usage, dict) else record)
+    read_usage(out, usage if isinstance(usage, dict) else record)
     if out.input_tokens is None:
         out.input_tokens = count(record.get("prompt_tokens"), "prompt_tokens", out.quality)
     if out.output_tokens is None:
@@ -140,5 +135,12 @@ def _counts(out: Request, record: dict[str, Any], meta: dict[str, Any]) -> None:
         out.input_tokens = out.output_tokens = None  # a failure row says 0, and means unknown
 
 
-def _bytes(value: bytes | str) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("utf-8", "replace")
+def read_usage(out: Request, usage: dict[str, Any]) -> None:
+    """Counts of LiteLLM's usage, in which `prompt_tokens` is the whole prompt whoever the provider is."""
+    openai.read_usage(out, usage)
+    if out.cached_input_tokens is None:
+        cached = count(usage.get("cache_read_input_tokens"), "cache_read_input_tokens", out.quality)
+        out.cached_input_tokens = cached if cached is not None and cached <= (out.input_tokens or 0) else None
+    if out.cache_write_tokens is None:
+        written = count(usage.get("cache_creation_input_tokens"), "cache_creation_input_tokens", out.quality)
+        out.cache_write_tokens = written

@@ -1,22 +1,25 @@
 """Wrappers that loggers put around a request body and its answer: there is no standard one.
 
 The request body and the answer are looked for at the top level and one level below it, also as JSON in a string; times,
-ids, tenant and session under the names that loggers use. What the bodies mean is told by `traceprof.bodies`.
+ids, tenant and session under the names that loggers use, ids also in headers. What the bodies mean is told by
+`traceprof.bodies`.
 """
 
 from __future__ import annotations
 
+import re
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from traceprof import bodies
-from traceprof.bodies import openai
+from traceprof.bodies import anthropic, openai, responses
 from traceprof.formats.base import (
     SESSION_KEYS,
     BadRecord,
     Request,
     Skip,
     count,
+    cut_state,
     dumps,
     first_of,
     http_code,
@@ -77,6 +80,14 @@ _TENANT_KEYS = (
     "tenant_id", "tenant", "team_id", "team", "organization_id", "org_id", "organization", "org", "project_id",
     "customer_id", "account_id", "api_key_id", "api_key_hash", "api_key_alias",
 )  # fmt: skip
+_RETRY_KEYS = ("attempt_no", "attempt_index", "retry", "retry_no", "retry_attempt")
+_RETRIED_KEYS = ("retries", "retry_count", "retryCount")
+_ATTEMPT_KEYS = ("attempt", "attempt_number", "attemptNumber")
+_GROUP_KEYS = ("attempt_group", "idempotency_key", "idempotencyKey")
+_COUNT_KEYS = (
+    "prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "cached_tokens", "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+)  # fmt: skip
 _STATUS_KEYS = ("status_code", "http_status", "statusCode", "status", "code")
 _SEC = 1_000_000
 _ROLES: dict[str, tuple[str, int]] = {
@@ -84,14 +95,19 @@ _ROLES: dict[str, tuple[str, int]] = {
     for role, keys in (
         ("arrival", _ARRIVAL_KEYS), ("end", _END_KEYS), ("first", _FIRST_KEYS), ("e2e", _E2E_KEYS), ("ttft", _TTFT_KEYS),
         ("id", _ID_KEYS), ("session", SESSION_KEYS), ("tenant", _TENANT_KEYS), ("status", _STATUS_KEYS),
+        ("retry", _RETRY_KEYS), ("retried", _RETRIED_KEYS), ("attempt", _ATTEMPT_KEYS), ("group", _GROUP_KEYS),
     )
     for rank, key in enumerate(keys)
 }  # fmt: skip
 _MAPPED = frozenset(
-    (*_ROLES, *_REQUEST_KEYS, *_RESPONSE_KEYS, "messages", "prompt", "model", "user", "user_id", "app", "tools",
+    (*_ROLES, *_REQUEST_KEYS, *_RESPONSE_KEYS, *_COUNT_KEYS, "total_tokens", "messages", "prompt", "model", "user", "user_id", "app", "tools",
      "functions", "stream", "parent_request_id", "turn", "turn_index", "error", "usage", "metadata")
 )  # fmt: skip
 
+
+_PRIVATE = re.compile(
+    r"(?i)key|secret|passw|auth|cookie|e.?mail|(^|_)ip($|_)|(client|remote|source|user)ip|addr|traceback|stack|phone|token$"
+)
 
 _Roles = dict[str, str]
 """role -> the key of a wrapper that plays it: of several names for one role, the first of its list that is there."""
@@ -109,7 +125,7 @@ def _roles(wrapper: dict[str, Any]) -> tuple[_Roles, dict[str, Any]]:
             role, rank = found
             if role not in roles or rank < _ROLES[roles[role]][1]:
                 roles[role] = key
-        elif key not in _MAPPED and not isinstance(value, (dict, list)):
+        elif key not in _MAPPED and not isinstance(value, (dict, list)) and not _PRIVATE.search(key):
             rest[key] = value
     return roles, rest
 
@@ -125,6 +141,7 @@ class Found(NamedTuple):
     body: dict[str, Any]
     dialect: ModuleType
     bare: bool  # the record is the body
+    cut: str | None = None  # what is left of its JSON, which the logger cut: nothing of it can be read
 
 
 def find(record: dict[str, Any]) -> Found | None:
@@ -137,7 +154,22 @@ def find(record: dict[str, Any]) -> Found | None:
         for body in (value, bodies.as_object(value.get("body"))) if value else ():
             if body is not None and (dialect := bodies.of_request(body)) is not None:
                 return Found(body, dialect, False)
+    for key in _REQUEST_KEYS:
+        given = bodies.decoded(record.get(key))
+        for body in (given, given.get("body") if isinstance(given, dict) else None):
+            if _is_cut(body):
+                return Found({}, openai, False, cut=body)
     return None
+
+
+_BODY = re.compile(r'\s*\{.{0,2000}?"(?:messages|prompt|choices|model|object|contents)"\s*:', re.DOTALL)
+
+
+def _is_cut(value: Any) -> bool:
+    """Whether a value is the beginning of a body's JSON, or of an answer's."""
+    if not isinstance(value, str) or _BODY.match(value) is None:
+        return False
+    return isinstance(bodies.decoded(value), str)
 
 
 def is_pair(record: dict[str, Any], dialect: ModuleType) -> bool:
@@ -150,47 +182,80 @@ def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
     """One request; a list of them when a text completion asks for several prompts at once."""
     found = find(record)
     if found is None:
-        kind = bodies.other_kind(record) or next(
-            (k for key in _REQUEST_KEYS if (k := bodies.other_kind(bodies.decoded(record.get(key))))), None
-        )
-        if kind is not None:
-            return Skip(kind)
-        raise BadRecord("missing_field", "no request body in the record or one level below it")
-    body, dialect, bare = found
+        return Skip(_other_kind(record))
+    body, dialect, bare, cut = found
     response = answer(record, found)
     wrapper = record if not bare else {k: v for k, v in record.items() if k != "metadata"}
     out = Request()
     roles, rest = _roles(wrapper)
-    _identity(out, wrapper, bare, roles)
+    headers = _headers(wrapper)
+    _identity(out, wrapper, bare, roles, headers)
     _times(out, wrapper, roles)
     dialect = bodies.of_pair(dialect, response)
-    dialect.read_request(out, body)
+    if cut is not None:
+        out.operation = "chat" if '"messages"' in cut else "text" if '"prompt"' in cut else "other"
+        out.content_level, out.content_state = "lengths", "truncated"
+    else:
+        dialect.read_request(out, body)
     if response is not None:
         bodies.read_response(out, response, dialect)
+        _created(out, response)
+    _counted(out, wrapper)
     _outcome(out, wrapper, response, roles)
+    _attempts(out, wrapper, roles, headers)
+    if isinstance(response, _Text) and out.status in ("error", "rejected"):
+        out.output_json = None  # what an error said
     if not bare and rest:
         out.extra_json = dumps(rest)
-    return openai.sequences(out, body) if dialect is openai else out
+    return openai.sequences(out, body, response) if dialect is openai and cut is None else cut_state(out)
+
+
+def _other_kind(record: dict[str, Any]) -> str:
+    """What a record asks for that generates no text; raises BadRecord when it asks for nothing that we know."""
+    for value in (record, *(bodies.decoded(record.get(key)) for key in _REQUEST_KEYS)):
+        inner = bodies.decoded(value.get("body")) if isinstance(value, dict) else None
+        kind = bodies.other_kind(value) or bodies.other_kind(inner)
+        if kind is not None:
+            return kind
+    raise BadRecord("missing_field", "no request body in the record or one level below it")
+
+
+class _Text(dict[str, Any]):
+    """An answer that the logger kept as plain text."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(choices=[{"message": {"role": "assistant", "content": said}}])
 
 
 def answer(record: dict[str, Any], found: Found) -> dict[str, Any] | None:
-    """The answer in a record: an object, at the top or one level down."""
+    """The answer in a record: an object, a message, or plain text, at the top or one level down."""
     for key in _RESPONSE_KEYS:
         value = record.get(key)
         body = bodies.answer(value)
-        if isinstance(value, str) and value and found.bare and not (body and bodies.of_response(body)):
-            return {
-                "choices": [{"message": {"role": "assistant", "content": value}}]
-            }  # also one that is JSON
+        if isinstance(value, str) and value and _is_text(value, body):
+            return _Text(value)
+        if isinstance(value, list) and len(value) == 1 and body is None:
+            body = value[0] if isinstance(value[0], dict) else None
         if body is not None:
+            if body.get("role") == "assistant" and "content" in body and bodies.of_response(body) is None:
+                return {"choices": [{"message": body}]}
             inner = bodies.answer(body.get("body"))
             return inner if inner and bodies.of_response(inner) else body
     return record if bodies.of_response(record) is not None else None
 
 
-def _identity(out: Request, wrapper: dict[str, Any], bare: bool, roles: _Roles) -> None:
-    out.request_id = text(_played(wrapper, roles, "id"))
-    given = text(_played(wrapper, roles, "session"))
+def _is_text(value: str, body: dict[str, Any] | None) -> bool:
+    """Whether a string is what the model said, also where that is JSON: not an answer's body, whole or cut."""
+    if body is None:
+        return not _is_cut(value) and not value.startswith(("data:", "event:"))
+    return bodies.of_response(body) is None and not body.keys() & {"error", "body"}
+
+
+def _identity(
+    out: Request, wrapper: dict[str, Any], bare: bool, roles: _Roles, headers: dict[str, Any]
+) -> None:
+    out.request_id = text(_played(wrapper, roles, "id")) or text(headers.get("x-request-id"))
+    given = text(_played(wrapper, roles, "session")) or text(headers.get("x-session-id"))
     meta = wrapper.get("metadata")
     if given is None and isinstance(meta, dict):
         given = text(first_of(meta, SESSION_KEYS))
@@ -206,6 +271,25 @@ def _identity(out: Request, wrapper: dict[str, Any], bare: bool, roles: _Roles) 
         model = wrapper.get("model")
         if isinstance(model, str):
             out.model_requested = model or None
+
+
+def _headers(wrapper: dict[str, Any]) -> dict[str, Any]:
+    """The headers in an HTTP dump, names in lower case; those of the request before those of the answer."""
+    out: dict[str, Any] = {}
+    for key in _DUMPED & wrapper.keys():
+        held = wrapper[key]
+        if isinstance(held, dict) and "eaders" not in key:
+            held = held.get("headers")
+        if isinstance(held, dict):
+            asked = not key.startswith("res")
+            for name, value in held.items():
+                one = value[0] if isinstance(value, list) and value else value
+                if asked or name.lower() not in out:
+                    out[name.lower()] = one
+    return out
+
+
+_DUMPED = frozenset(("headers", "request_headers", "requestHeaders", "request", "req", "response_headers", "responseHeaders", "response", "res"))  # fmt: skip
 
 
 def _times(out: Request, wrapper: dict[str, Any], roles: _Roles) -> None:
@@ -264,8 +348,74 @@ def _same_clock(value: Any, what: str, out: Request) -> int:
     return parse_time(value, what)[0]
 
 
+def _created(out: Request, response: dict[str, Any]) -> None:
+    """The second in which the server made its answer stands for the arrival where the logger noted no time."""
+    whole = response.get("object") == "response"
+    made = _second(response.get("created_at" if whole else "created"))
+    if out.clock != "none" or out.end_us is not None or made is None:
+        return
+    out.clock, out.arrival_us, out.arrival_resolution_us = "absolute", made, _SEC
+    out.arrival_quality = "derived"
+    out.quality.append("arrival_is_created")
+    done = _second(response.get("completed_at")) if whole else None
+    if done is not None and done >= made:
+        out.end_us = done
+
+
+def _second(value: Any) -> int | None:
+    """Microseconds of a server's second; None for what is no time of our days."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and 1e9 < value < 1e11
+    return int(value) * _SEC if known else None
+
+
+def _counted(out: Request, wrapper: dict[str, Any]) -> None:
+    """Counts beside the bodies hold where the answer has none; all zero is how gateways say that they do not know."""
+    if out.input_tokens is not None or out.output_tokens is not None:
+        return
+    usage = wrapper.get("usage")
+    if not isinstance(usage, dict):
+        usage = {key: wrapper[key] for key in _COUNT_KEYS if wrapper.get(key) is not None}
+    if all(value in (0, "0", "", None) for key, value in usage.items() if key in _COUNT_KEYS):
+        return
+    if "cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage:
+        anthropic.read_usage(out, usage)
+    elif "input_tokens" in usage or "output_tokens" in usage:
+        responses.read_usage(out, usage)
+    else:
+        openai.read_usage(out, usage)
+
+
+def _attempts(out: Request, wrapper: dict[str, Any], roles: _Roles, headers: dict[str, Any]) -> None:
+    """Which attempt this is, from 0; attempts that a logger numbers under one id become requests of one group."""
+    number = _whole(_played(wrapper, roles, "retry"))
+    counted = _whole(_played(wrapper, roles, "attempt"))
+    if number is None and counted is not None:
+        number = max(0, counted - 1)
+        out.quality.append("attempts_counted_from_one")
+    out.attempt_no, out.attempt_group = number, text(_played(wrapper, roles, "group"))
+    if number is None:
+        retried = _whole(_played(wrapper, roles, "retried"))
+        out.attempt_no = retried if retried is not None else _whole(headers.get("x-stainless-retry-count"))
+    elif out.attempt_group is None and out.request_id is not None:
+        out.attempt_group = out.request_id
+        if number:
+            out.request_id = f"{out.request_id}-retry{number}"
+
+
+def _whole(value: Any) -> int | None:
+    """A small whole number, also as its digits."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 5:
+        value = int(value)
+    return value if type(value) is int and 0 <= value < 10_000 else None
+
+
 def _outcome(out: Request, wrapper: dict[str, Any], response: dict[str, Any] | None, roles: _Roles) -> None:
     out.http_status = http_code(_played(wrapper, roles, "status"))
     if out.http_status is None and "status" in roles:  # a word such as "failed"
         out.http_status = next((c for key in _STATUS_KEYS if (c := http_code(wrapper.get(key)))), None)
+    for key in _RESPONSE_KEYS if out.http_status is None else ():  # of an HTTP dump
+        dump = wrapper.get(key)
+        if isinstance(dump, dict) and "body" in dump:
+            codes = (http_code(dump.get(name)) for name in _STATUS_KEYS)
+            out.http_status = next((code for code in codes if code is not None), None)
     bodies.settle(out, wrapper.get("error") or (response or {}).get("error"))
