@@ -302,9 +302,35 @@ def test_prompts_cut_by_the_logger_keep_their_length(tmp_path):
     ]  # fmt: skip
     found = run(lines, tmp_path)
     assert found["prefix"]["requests"] == 1
+    assert any("1 were cut or redacted" in left["reason"] for left in found["left_out"])
     assert found["lengths"]["input"]["max"] == 25_000
     assert found["lengths"]["output"]["max"] == 5  # a cut answer is not counted by its stump
     assert found["prefix"]["with_outputs"] is None
+
+
+def test_cut_prompts_are_measured_when_asked(tmp_path):
+    """--cut-prompts: what is left of them counts as it stands, and the profile says so."""
+    cut = "all of us begin like this " * 9 + "[truncated]"
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(
+        b"".join(
+            json.dumps(
+                {
+                    "timestamp": 1.7e9 + i,
+                    "request": {"model": "m", "messages": [{"role": "user", "content": cut}]},
+                }
+            ).encode()
+            + b"\n"
+            for i in range(3)
+        )
+    )
+    trace = ingest([log], tmp_path / "t")
+    tokenize(trace)
+    assert profile(trace, tmp_path / "p")["prefix"] is None
+    tokenize(trace, cut_prompts=True)
+    found = profile(trace, tmp_path / "p")
+    assert found["prefix"]["requests"] == 3 and found["prefix"]["hit_rate"]["1"] == 2 / 3
+    assert "cut" in found["tokenizer"]["note"]
 
 
 def test_a_templates_complaint_never_quotes_the_prompt(tmp_path):

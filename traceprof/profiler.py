@@ -235,7 +235,12 @@ def _prompts(
             )
     unknown = int((counted & (sizes.input < 0)).sum())
     if unknown:
-        left_out.append({"measure": f"prefixes of {unknown:,} requests", "reason": _why_unknown(rows, info)})
+        left_out.append(
+            {
+                "measure": f"prefixes of {unknown:,} requests",
+                "reason": _why_unknown(rows.filter(counted & (sizes.input < 0)), info),
+            }
+        )
     at = np.flatnonzero(chosen)
     keys = ["model", "cache_salt", "hash_scope"]
     if column == "input_ids" and info is not None and not info.exact:
@@ -536,6 +541,7 @@ def _tokenizer_part(info: TokenizerInfo | None, prompts: Prompts | None) -> dict
             "source": "tokens",
             "note": "token ids as the log holds them",
         }
+    cut = "Prompts that the logger cut are counted as far as they go." if info.cut_prompts else None
     stands_in = not info.exact and info.reload is not None and info.reload[0] is not None
     note = "It has no chat template: ChatML stands in for the model's own." if stands_in else None
     return {
@@ -544,7 +550,7 @@ def _tokenizer_part(info: TokenizerInfo | None, prompts: Prompts | None) -> dict
         "unit": 1,
         "source": "tokens",
         "digest": info.digest,
-        "note": note,
+        "note": " ".join(filter(None, (note, cut))) or None,
     }
 
 

@@ -348,6 +348,9 @@ def _whole(values: Iterator[tuple[int, bytes | TooLarge]]) -> list[bytes]:
 def _unknown(found: Look) -> str:
     if not found.records:
         return "neither JSON, JSON lines nor CSV"
+    first = found.records[0]
+    if str(next(iter(first), "") if isinstance(first, dict) else first).startswith(("data:", "event:")):
+        return "the events of a streamed answer, without the request that it answers"
     keys = sorted({str(k) for r in found.records[:20] if isinstance(r, dict) for k in r})[:8]
     if not all(_NAME.fullmatch(k) for k in keys):  # lines of text, of which nothing may be repeated here
         return "text lines of no known format"

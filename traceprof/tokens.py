@@ -50,6 +50,7 @@ class TokenizerInfo(NamedTuple):
     digest: str | None
     reload: tuple[str | None, str | None] | None  # what to give to tokenizer.load to have it again
     errors: dict[str, int]  # rows without ids because their template failed, by reason
+    cut_prompts: bool = False  # whether prompts that the logger cut have ids, as far as they go
     unit: int = 1  # tokens of the blocks that its ids were hashed in; 1: the trace has the ids
 
 
@@ -72,10 +73,14 @@ def tokenize(
     tokenizer: str | None = None,
     chat_template: str | None = None,
     *,
+    cut_prompts: bool = False,
     jobs: int = 1,
     progress: Progress | None = None,
 ) -> TokenizerInfo | None:
     """Write tokens/ for every request whose text the trace holds; ids and hashes that the log itself gave are kept.
+
+    Prompts that the logger cut are left out, since what was cut away would be counted as different; with `cut_prompts` they are
+    counted as far as they go.
 
     Returns None, and changes nothing, when no prompt is known as text alone. Raises TraceprofError when the tokenizer or the
     template cannot be loaded.
@@ -89,7 +94,10 @@ def tokenize(
     jobs = jobs if len(parts) > 1 else 1
     with contextlib.ExitStack() as closing:
         stage = closing.enter_context(staged(trace.path / "tokens", mine=None))
-        tasks = ((trace.path, number, stage, (tokenizer, chat_template)) for number in range(len(parts)))
+        tasks = (
+            (trace.path, number, stage, (tokenizer, chat_template), cut_prompts)
+            for number in range(len(parts))
+        )
         if tokenizer is None and chat_template is None:
             # the built-in format is light, and the rest holds no interpreter lock: threads share one tokenizer
             if sum(sizes) > WORTH_FAST:
@@ -142,7 +150,9 @@ def _stamp(spec: str | None) -> tuple[tuple[str, int, int], ...]:
     return tuple((p.name, (at := p.stat()).st_size, at.st_mtime_ns) for p in files)
 
 
-def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, str | None]) -> Counter[str]:
+def tokenize_part(
+    path: Path, number: int, stage: Path, spec: tuple[str | None, str | None], cut_prompts: bool = False
+) -> Counter[str]:
     """Write tokens part `number` into `stage`, under the tokenizer and template of `spec`; returns why rows failed."""
     tokenizer = loaded(*spec)
     name = f"part-{number:05d}.parquet"
@@ -150,7 +160,8 @@ def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, 
         path / "requests" / name,
         columns=["request_id", "content_state", "content_level", "arrival_ts", "block_size"],
     )
-    usable = pc.invert(pc.is_in(requests.column("content_state").cast(pa.string()), pa.array(UNUSABLE)))
+    unusable = [state for state in UNUSABLE if not (cut_prompts and state == "truncated")]
+    usable = pc.invert(pc.is_in(requests.column("content_state").cast(pa.string()), pa.array(unusable)))
     # rows whose ids or hashes the log itself told
     told = pc.invert(pc.equal(requests.column("content_level").cast(pa.string()), "text"))
     given = path / "tokens" / name
@@ -183,6 +194,7 @@ def tokenize_part(path: Path, number: int, stage: Path, spec: tuple[str | None, 
         "digest": tokenizer.digest,
         "reload": tokenizer.reload,
         "errors": dict(errors),
+        "cut_prompts": cut_prompts,
     }
     write_tokens(table, stage / name, {METADATA: json.dumps(info).encode()})
     return errors

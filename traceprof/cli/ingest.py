@@ -29,6 +29,7 @@ def command(
     unit: int,
     tokenizer: str | None,
     chat_template: str | None,
+    cut_prompts: bool,
     strict: bool,
     as_json: bool,
     quiet: bool,
@@ -54,6 +55,7 @@ def command(
             unit=unit,
             tokenizer=tokenizer,
             chat_template=chat_template,
+            cut_prompts=cut_prompts,
         )
     found = trace.manifest
     if as_json:

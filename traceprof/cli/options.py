@@ -45,6 +45,7 @@ def ingest_options(function: F) -> F:
 def tokenizer_options(function: F) -> F:
     """Which tokenizer and chat template turn text into token ids."""
     for option in (
+        click.option("--cut-prompts", is_flag=True, help="Measure prompts that the logger cut, too, as far as they go."),
         click.option("--chat-template", metavar="FILE", type=click.Path(dir_okay=False), default=None, help="A Jinja chat template, in place of the tokenizer's own."),
         click.option("--tokenizer", metavar="FILE|DIR|NAME", default=None, help="tokenizer.json, a model folder, or a name on the Hugging Face hub.  [default: DeepSeek-V4, for estimates]"),
     ):  # fmt: skip

@@ -39,6 +39,7 @@ def make_trace(
     unit: int,
     tokenizer: str | None = None,
     chat_template: str | None = None,
+    cut_prompts: bool = False,
 ) -> tuple[Trace, TokenizerInfo | None]:
     """Ingest the logs into `out`; below privacy level `text` tokenized, and without the text, which never stands in `out`.
 
@@ -62,5 +63,7 @@ def make_trace(
     secret = Key.random() if key is None else Key.file(key)
     with workspace(target, resume=".text.*.partial/ingest.json" if settings.resume else None) as folder:
         text = ingest(logs, folder / "text", settings, say)
-        info = tokenize(text, tokenizer, chat_template, jobs=settings.jobs, progress=say)
+        info = tokenize(
+            text, tokenizer, chat_template, cut_prompts=cut_prompts, jobs=settings.jobs, progress=say
+        )
         return protect(text, out, privacy, secret, unit=unit, progress=say), info

@@ -35,6 +35,7 @@ def command(
     unit: int,
     tokenizer: str | None,
     chat_template: str | None,
+    cut_prompts: bool,
     strict: bool,
     as_json: bool,
     quiet: bool,
@@ -72,10 +73,13 @@ def command(
             unit=unit,
             tokenizer=tokenizer,
             chat_template=chat_template,
+            cut_prompts=cut_prompts,
         )
         opt.check_requests(trace.manifest, str(trace.path))
         if privacy == "text":
-            info = tokenize(trace, tokenizer, chat_template, jobs=settings.jobs, progress=say)
+            info = tokenize(
+                trace, tokenizer, chat_template, cut_prompts=cut_prompts, jobs=settings.jobs, progress=say
+            )
         give_back_memory()
         found = profile(trace, folder / "profile", progress=say)
         report = folder / "report.html"

@@ -14,7 +14,13 @@ from traceprof.cli import options as opt
 @opt.json_option
 @opt.quiet_option
 def command(
-    trace: str, tokenizer: str | None, chat_template: str | None, jobs: int | None, as_json: bool, quiet: bool
+    trace: str,
+    tokenizer: str | None,
+    chat_template: str | None,
+    cut_prompts: bool,
+    jobs: int | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Turn the text of a trace into token ids, through the model's chat template.
 
@@ -30,7 +36,14 @@ def command(
     keep_memory()
     opened = Trace(trace)
     with opt.progress(quiet or as_json) as say:
-        info = tokenize(opened, tokenizer, chat_template, jobs=opt.jobs_or_cores(jobs), progress=say)
+        info = tokenize(
+            opened,
+            tokenizer,
+            chat_template,
+            cut_prompts=cut_prompts,
+            jobs=opt.jobs_or_cores(jobs),
+            progress=say,
+        )
     if as_json:
         opt.print_json(None if info is None else info._asdict())
     elif info is None:
