@@ -393,6 +393,12 @@ def _read_ipc(path: Path, start: int, count: int) -> pa.Table:
         return table.slice(start - first * piece, count)
 
 
+def _rows(path: Path, wanted: NDArray[np.int64]) -> pa.Table:
+    """Rows `wanted` of a run's file, copied, so that the batches around them can be let go."""
+    start = int(wanted.min())
+    return _read_ipc(path, start, int(wanted.max()) - start + 1).take(pa.array(wanted - start))
+
+
 # -- merge ---------------------------------------------------------------------------------------------------
 
 
@@ -527,28 +533,25 @@ def write_part(
         return
     of_run = np.searchsorted(base, order, side="right") - 1
     requests, content, tokens = [], [], []
-    place = np.empty(len(order), np.int64)  # where each wanted row stands in the slices laid end to end
+    place = np.empty(len(order), np.int64)  # where each wanted row stands in the runs' rows laid end to end
     laid = 0
     any_content, any_tokens = any(f[1] for f in files), any(f[2] for f in files)
     for i in np.unique(of_run):
         folder, has_content, has_tokens = files[i]
         mine = np.flatnonzero(of_run == i)
         local = order[mine] - base[i]
-        start, count = int(local.min()), int(local.max() - local.min()) + 1
-        place[mine] = laid + local - start
-        laid += count
-        requests.append(_read_ipc(folder / "requests.arrow", start, count))
+        place[mine] = laid + np.arange(len(mine))
+        laid += len(mine)
+        requests.append(_rows(folder / "requests.arrow", local))
         if any_content:
             content.append(
-                _read_ipc(folder / "content.arrow", start, count)
+                _rows(folder / "content.arrow", local)
                 if has_content
                 else _nulls(requests[-1], schema.CONTENT)
             )
         if any_tokens:
             tokens.append(
-                _read_ipc(folder / "tokens.arrow", start, count)
-                if has_tokens
-                else _nulls(requests[-1], schema.TOKENS)
+                _rows(folder / "tokens.arrow", local) if has_tokens else _nulls(requests[-1], schema.TOKENS)
             )
     table = _offsets(pa.concat_tables(requests).take(place), zero) if requests else None
     del requests
