@@ -279,6 +279,16 @@ def test_csv_rows(ingested: Ingested) -> None:
     assert found[7][1] == '"2024-05-10 00:00:04+00:00","many",2'
 
 
+def test_a_damaged_header_costs_no_crash(ingested: Ingested) -> None:
+    """A carriage return in a CSV header, or one name of a megabyte, is part of a name."""
+    row = b"2024-05-10 00:00:00+00:00,1,2,x\n"
+    for extra in (b"no\rte", b"n" * 1_000_000):
+        trace = ingested(
+            b"TIMESTAMP,ContextTokens,GeneratedTokens," + extra + b"\n" + row, "a.csv", format="azure-llm"
+        )
+        assert [r["input_tokens"] for r in rows(trace)] == [1]
+
+
 def test_a_bare_carriage_return_is_no_line_end(ingested: Ingested) -> None:
     """A damaged line end costs its rows, and the rows after it keep their numbers."""
     line = b"2024-05-10 00:00:00+00:00,1,2\r\n"

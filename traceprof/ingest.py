@@ -439,9 +439,9 @@ def _too_large(size: int) -> BadRecord:
 def _csv_records(segment: Segment) -> Iterator[tuple[int, bytes, Any]]:
     """Rows of a CSV file; each is decoded and parsed with the lines that it stands on."""
     assert isinstance(segment.data, bytes)
-    names = next(csv.reader([segment.header.decode("utf-8", "replace")]), [])
-    names = [n.strip() for n in names]
     csv.field_size_limit(1 << 30)
+    names = next(csv.reader([segment.header.decode("utf-8", "replace").replace("\r", " ")]), [])
+    names = [n.strip() for n in names]
     taken: list[bytes] = []  # lines that the reader took for the row under way
 
     def lines() -> Iterator[str]:
@@ -486,9 +486,10 @@ def _read_joined(
 ) -> Iterator[Run]:
     """Formats whose records belong together are read here, in order, all files of the import at once."""
     name = formats.label(module).replace("-", "_")
-    bad: list[tuple[str, int, bytes, BadRecord | Skip]] = []
     extra = _format_options(module, options)
     takes = getattr(module, "takes", module.detect)
+    number = 0
+    writer = RunWriter(folder / f"{number:06d}", options)
 
     def records() -> Iterator[Record]:
         for segment in itertools.chain.from_iterable(_tasks(members, options)):
@@ -496,31 +497,31 @@ def _read_joined(
                 raw = bytes(raw)  # kept until its partners come; a view would keep the whole chunk
                 several = isinstance(value, list) and segment.container == "jsonl"
                 if several and not value:
-                    bad.append((segment.file, row, raw, Skip("empty_list")))
+                    writer.add(segment.file, name, row, raw, Skip("empty_list"))
                 for one in value if several else (value,):
+                    if several and len(value) > 1:
+                        raw = dumps(
+                            one
+                        )  # its own text: with all of the line, each would hold that of all others
                     if isinstance(one, BadRecord):
-                        bad.append((segment.file, row, raw, one))
+                        writer.add(segment.file, name, row, raw, one)
                     elif isinstance(one, str) and segment.container == "text":
                         yield Record(segment.file, row, raw, one)
                     elif not isinstance(one, dict):
                         said = f"the record is a {type(one).__name__}, not an object"
-                        bad.append((segment.file, row, raw, BadRecord("wrong_type", said)))
+                        writer.add(segment.file, name, row, raw, BadRecord("wrong_type", said))
                     elif not takes(one):
                         said = f"not a record of {formats.label(module)}"
-                        bad.append((segment.file, row, raw, BadRecord("missing_field", said)))
+                        writer.add(segment.file, name, row, raw, BadRecord("missing_field", said))
                     else:
                         yield Record(segment.file, row, raw, one)
 
-    number = 0
-    writer = RunWriter(folder / f"{number:06d}", options)
     for record, result in module.read_all(records(), **extra):
         writer.add(record.file, name, record.row, record.raw, result)
         if writer.bytes > options.chunk_bytes:
             yield writer.finish()
             number += 1
             writer = RunWriter(folder / f"{number:06d}", options)
-    for file, row, raw, reject in bad:
-        writer.add(file, name, row, raw, reject)
     yield writer.finish()
 
 
