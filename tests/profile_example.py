@@ -71,6 +71,9 @@ def _example() -> dict[str, Any]:
             "name": "assistant-2026-05-04",
             "requests": 12_345,
             "rejects": 12,
+            "rejects_by_reason": {"truncated_json": 12},
+            "not_read": [{"file": "notes.txt", "reason": "text lines of no known format"}],
+            "quality": {"tz_assumed": 9000},
             "skipped": {"embedding": 410, "duplicate": 3},
             "first_arrival": "2026-05-04T09:00:00.120000Z",
             "last_arrival": "2026-05-04T13:12:44.000000Z",
@@ -268,7 +271,14 @@ def hostile() -> dict[str, Any]:
     """Every string that a log can put into a profile, as bad as it comes."""
     profile = example()
     bad = INVISIBLE + HOSTILE
-    profile["trace"].update(name=bad, models={bad: 12_345}, formats={bad: 1}, skipped={bad: 1})
+    profile["trace"].update(
+        name=bad,
+        models={bad: 12_345},
+        formats={bad: 1},
+        skipped={bad: 1},
+        not_read=[{"file": bad, "reason": bad}],
+        quality={bad: 1},
+    )
     profile["tokenizer"].update(name=bad, note=bad)
     prefix = profile["prefix"]
     group = prefix["by_tenant"]["search"]

@@ -380,3 +380,15 @@ def test_a_template_that_changed_is_read_again(tmp_path):
         tokenize(trace, None, str(template))
         counts.append(len(trace.scan("tokens").collect()["input_ids"][0]))
     assert counts[0] < counts[1]
+
+
+def test_requests_without_an_arrival_are_named_where_load_is_told(tmp_path):
+    """Load over some of the requests is no measurement of all: it says how many are missing."""
+
+    def line(i, **time):
+        body = {"model": "m", "messages": [{"role": "user", "content": f"question {i}"}]}
+        return {**time, "latency_ms": 900, "request": body}
+
+    found = run([line(i, **({"timestamp": 1.7e9 + i} if i % 4 else {})) for i in range(40)], tmp_path)
+    assert found["concurrency"]["measured"] is False and "10 of 40" in found["concurrency"]["how"]
+    assert any(left["measure"] == "load of 10 requests" for left in found["left_out"])

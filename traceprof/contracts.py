@@ -75,6 +75,8 @@ def profile_schema() -> Schema:
             "name": _STR,
             "requests": _COUNT,
             "rejects": _COUNT,
+            "not_read": _said(_list(_object({"file": _STR, "reason": _STR})), "files that are no log"),
+            "quality": _said(_map(_COUNT), "rows by flag: what was derived, assumed or repaired in them"),
             "skipped": _said(_map(_COUNT), "records that are no model call of this trace, by reason"),
             "records_in": _said(_COUNT, "requests + rejects + skipped"),
             "first_arrival": _said(_or_null(_STR), "ISO 8601, UTC; null when the clock is relative"),

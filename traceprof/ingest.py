@@ -181,7 +181,9 @@ def _plan(
             plan.append((source, found))
         elif source.named and len(files) == 1:
             raise TraceprofError(
-                f"cannot be read as a log: {found.reason}", path=source.path, remedy="see: traceprof formats"
+                f"cannot be read as a log: {found.reason}",
+                path=source.shown,
+                remedy=None if ";" in found.reason else "see: traceprof formats",
             )
     if not plan:
         raise _nothing(described)

@@ -46,7 +46,7 @@ PROFILE_FILE = "profile.json"
 _COLUMNS = (
     "request_id", "session_id", "session_kind", "tenant_id", "model_requested", "model_served", "clock", "status",
     "arrival_ts", "end_ts", "arrival_offset_us", "e2e_us", "input_tokens", "output_tokens", "cached_input_tokens",
-    "served_from_response_cache", "content_state", "content_level", "block_size", "hash_scope", "hash_scheme", "cache_salt", "source_format",
+    "served_from_response_cache", "content_state", "content_level", "block_size", "hash_scope", "hash_scheme", "cache_salt", "source_format", "quality",
 )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def profile(
     per_request: pl.DataFrame | None = None
     previews: list[str | None] = []
     if prompts is not None and prefix is not None:
-        previews = _previews(decoder.result(), prefix)
+        previews = _previews(decoder.result(), prefix, _told_ids(rows, prompts, prefix))
         hits = {b: _hits(prompts, prefix.matched, b) for b in BLOCKS}
         with_outputs = None
         if prefix.matched_with_outputs is not None:
@@ -197,9 +197,9 @@ def _prompts(
         left_out.append(
             {
                 "measure": "shared prefixes, miss-ratio curve",
-                "reason": "the log holds lengths and times only, nothing that identifies a prompt"
-                if not trace.parts("content")
-                else "the trace has text but no tokens yet: run traceprof tokenize",
+                "reason": "the trace has text but no tokens yet: run traceprof tokenize"
+                if (rows["content_level"] == "text").any()
+                else "the log holds nothing that identifies a prompt: no text, no token ids, no block hashes",
             }
         )
         return None
@@ -257,15 +257,18 @@ def _prompts(
 
 
 def _why_unknown(rows: pl.DataFrame, info: TokenizerInfo | None) -> str:
-    cut = rows["content_state"].is_in(UNUSABLE).sum()
-    failed = sum(info.errors.values()) if info else 0
+    """Why the prompts of these rows are not known, each reason with its count."""
+    cut = int(rows["content_state"].is_in(UNUSABLE).sum())
+    failed = min(sum(info.errors.values()), len(rows) - cut) if info else 0
     said = []
     if cut:
         said.append(f"{cut:,} were cut or redacted by the logger, or lie on the server in part")
     if failed:
         first = next(iter(info.errors)) if info else ""
         said.append(f"{failed:,} could not be rendered ({first})")
-    return "; ".join(said) or "the log does not hold their prompts"
+    if rest := len(rows) - cut - failed:
+        said.append(f"the log does not hold {f'the prompts of {rest:,}' if said else 'their prompts'}")
+    return "; ".join(said)
 
 
 class _Sizes(NamedTuple):
@@ -486,6 +489,12 @@ def _counts(values: pl.Series) -> dict[str, int]:
     return dict(zip(got.to_series(0).to_list(), got["n"].to_list(), strict=True))
 
 
+def _flags(rows: pl.DataFrame) -> dict[str, int]:
+    """How many rows have each quality flag, the most frequent first."""
+    got = rows["quality"].explode().drop_nulls().value_counts(sort=True, name="n")
+    return dict(zip(got.to_series(0).to_list(), got["n"].to_list(), strict=True))
+
+
 def _trace_part(trace: Trace, rows: pl.DataFrame, name: str | None) -> dict[str, Any]:
     manifest = trace.manifest
     timed = rows["start_us"].drop_nulls()
@@ -494,6 +503,12 @@ def _trace_part(trace: Trace, rows: pl.DataFrame, name: str | None) -> dict[str,
         "requests": len(rows),
         "rejects": manifest["rejects"],
         "rejects_by_reason": manifest["rejects_by_reason"],
+        "not_read": [
+            {"file": f["file"], "reason": f["detected_by"]}
+            for f in manifest["sources"]
+            if f["format"] is None
+        ],
+        "quality": _flags(rows),
         "skipped": manifest["skipped_by_reason"],
         "records_in": manifest["records_in"],
         "first_arrival": _iso(rows["arrival_ts"].min()),
@@ -803,6 +818,13 @@ def _concurrency_part(
         guess = served["start_us"] + pl.Series((seconds * 1e6).astype(np.int64))
         ends = pl.select(pl.coalesce(ends, guess)).to_series()
         how = flight.ASSUMED if missing == len(served) else f"{missing:,} of {len(served):,} requests have no end. {flight.ASSUMED}"  # fmt: skip
+    if untimed := int(rows["engine_load"].sum()) - len(served):
+        measured = False
+        said = f"{untimed:,} of {untimed + len(served):,} requests have no arrival time and are not counted here."
+        how = f"{said} {how}" if how else said
+        left_out.append(
+            {"measure": f"load of {untimed:,} requests", "reason": "the log gives no time of their arrival"}
+        )
     steps = flight.in_flight(served["start_us"].to_numpy().astype(np.int64), ends.to_numpy().astype(np.int64))
     found = flight.concurrency(steps)
     if found is None:
@@ -872,11 +894,20 @@ def _decoder(trace: Trace, info: TokenizerInfo | None, prompts: Prompts | None) 
     return tokenizer if tokenizer.digest == info.digest else None
 
 
-def _previews(tokenizer: Tokenizer | None, prefix: Prefix) -> list[str | None]:
+def _told_ids(rows: pl.DataFrame, prompts: Prompts, prefix: Prefix) -> list[bool]:
+    """Of each top prefix, whether its ids are the log's own, which another tokenizer made."""
+    first = dict(zip(prompts.roots[::-1].tolist(), prompts.rows[::-1].tolist(), strict=True))
+    return [rows["content_level"][first[one.root]] == "tokens" for one in prefix.top]
+
+
+def _previews(tokenizer: Tokenizer | None, prefix: Prefix, told: list[bool]) -> list[str | None]:
     """The first characters of each top prefix; None when there is nothing to decode them with."""
     if tokenizer is None:
         return [None] * len(prefix.top)
-    return [_preview(tokenizer, ids, prefix.top_symbols) for ids in prefix.top_symbols]
+    return [
+        None if of_log and not tokenizer.exact else _preview(tokenizer, ids, prefix.top_symbols)
+        for ids, of_log in zip(prefix.top_symbols, told, strict=True)
+    ]
 
 
 def _preview(tokenizer: Tokenizer, ids: NDArray[Any], others: list[NDArray[Any]]) -> str:

@@ -70,6 +70,11 @@ class Source:
     named: bool
     size: int
 
+    @property
+    def shown(self) -> Path | Remote | str:
+        """What to call it in a message."""
+        return self.name if self.name == "stdin" else self.path
+
     def stamp(self) -> list[Any]:
         """Where it lies, its size, and when it was changed: the same as long as it is the same log."""
         if isinstance(self.path, Remote):
@@ -277,7 +282,7 @@ def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTE
         known = " or ".join(sorted(n.replace("_", "-") for n in names))
         raise TraceprofError(
             f"could be {known}: {votes[names[0]]} of {len(found.records)} sampled records are like each",
-            path=source.path,
+            path=source.shown,
             remedy="say which with --format",
         )
     if not names:
@@ -351,10 +356,11 @@ def _unknown(found: Look) -> str:
     first = found.records[0]
     if str(next(iter(first), "") if isinstance(first, dict) else first).startswith(("data:", "event:")):
         return "the events of a streamed answer, without the request that it answers"
-    keys = sorted({str(k) for r in found.records[:20] if isinstance(r, dict) for k in r})[:8]
+    keys = list(dict.fromkeys(str(k) for r in found.records[:20] if isinstance(r, dict) for k in r))[:12]
     if not all(_NAME.fullmatch(k) for k in keys):  # lines of text, of which nothing may be repeated here
         return "text lines of no known format"
-    return f"{found.container}, but of no known format (fields: {', '.join(keys) or 'none'})"
+    told = ", ".join(keys) or "none"
+    return f"{found.container} of no known format (fields: {told}); name its fields with --format mapping --map FILE"
 
 
 _PARTITION = re.compile(r"(?:^|/)(\w+)=([^/]*)(?=/)")
@@ -462,7 +468,7 @@ def sample(head: bytes, whole: bool) -> tuple[str, list[Any]]:
     first = lines[0][:1] if lines else b""
     if first == b"[" and not (len(lines) > 1 and _is_json(lines[0])) and not _TAG.match(lines[0]):
         return "json", _elements_sample(head)
-    if first == b"{" and _pretty(head) and not _is_json(lines[0]):
+    if first == b"{" and not _is_json(lines[0]) and (_pretty(head) or _glued(lines)):
         return "json", _elements_sample(head)
     parsed: list[Any] = []
     for line in lines:
@@ -505,6 +511,14 @@ def _pretty(head: bytes) -> bool:
     lines = head.lstrip().split(b"\n", 2)
     second = lines[1] if len(lines) > 1 else b""
     return second[:1] in (b" ", b"\t") or (lines[0].strip() == b"{" and second[:1] != b"{")
+
+
+def _glued(lines: list[bytes]) -> bool:
+    """Whether a file is one line of objects with nothing between them, as Firehose puts records together."""
+    if len(lines) > 1:
+        return False
+    begun = (raw for _, raw in itertools.islice(elements(io.BytesIO(lines[0]), HEAD_BYTES), 2))
+    return [isinstance(raw, bytes) and raw[:1] == b"{" for raw in begun] == [True, True]
 
 
 def _elements_sample(head: bytes) -> list[Any]:

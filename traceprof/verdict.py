@@ -11,6 +11,7 @@ SHARED = 0.5  # hit rate from which prefix reuse decides
 FEW_USERS = 4  # requests in flight that a slot-based server holds side by side
 MANY_MODELS = 4
 FEW_REQUESTS = 100
+TOO_FEW_REQUESTS = 10  # below, no engine is favoured
 
 _SHARED_SOURCE = (
     "SGLang paper (arXiv 2312.07104): 50 to 99 % hit rate on the workloads where RadixAttention pays"
@@ -78,6 +79,8 @@ def verdict(profile: dict[str, Any]) -> dict[str, Any]:
                 "source": _MODELS_SOURCE,
             }
         )
+    if profile["trace"]["requests"] < TOO_FEW_REQUESTS:
+        return _answer("undecided", [f"there are fewer than {TOO_FEW_REQUESTS} requests"], reasons, [])
     favoured = "undecided" if users is None and rate is None else _favoured(users, rate, models)
     return _answer(favoured, _unsure(profile, users, rate), reasons, _alternatives(favoured, models))
 

@@ -90,6 +90,9 @@ def test_its_log_tells_what_was_refused_and_what_was_cut(session: Session, inges
     rows = ingest(session.log).rows
     assert [r["status"] for r in rows] == ["ok"] * 9 + ["rejected", "cancelled"]
     assert [r["output_tokens"] for r in rows[-2:]] == [None, None]
+    # how long the refused prompt was, its error line tells
+    sizes = [session.refused.body()["error"]["n_prompt_tokens"], None]
+    assert [r["input_tokens"] for r in rows[-2:]] == sizes
 
 
 def test_its_log_tells_the_time_to_the_first_token(session: Session, ingest: Ingest) -> None:

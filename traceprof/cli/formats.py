@@ -9,7 +9,7 @@ from traceprof.cli import options as opt
 _LETTERS = {
     "arrivals": "a", "ends": "e", "lengths": "l", "text": "t", "tokens": "i", "blocks": "b", "outputs": "o", "sessions": "s",
 }  # fmt: skip
-_LEGEND = "a arrivals  e ends  l lengths  t text  i token ids  b block hashes  o outputs  s sessions"
+_LEGEND = "a arrivals, e ends, l lengths, t text, i token ids, b blocks, o outputs, s sessions"
 
 
 @click.command(name="formats")

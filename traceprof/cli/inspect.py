@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from traceprof.cli import options as opt
@@ -15,19 +17,32 @@ _MEANS = {
 
 @click.command(name="inspect")
 @click.argument("trace", metavar="TRACE")
+@click.option(
+    "--rejects", is_flag=True, help="List the records that could not be used, with file, line and reason."
+)
 @opt.json_option
-def command(trace: str, as_json: bool) -> int:
+def command(trace: str, rejects: bool, as_json: bool) -> int:
     """Show what a trace keeps: every column, how it is kept, in how many rows, and the words in it.
 
     Below privacy level text it also looks for what should not be there, and ends with 1 when it finds any.
 
     \b
     traceprof inspect trace
+    traceprof inspect trace --rejects
     """
     from traceprof.privacy import inventory, leaks
     from traceprof.trace import Trace
 
+    if (Path(trace) / "trace" / "manifest.json").exists():  # the folder that `run` wrote
+        trace = str(Path(trace) / "trace")
     opened = Trace(trace)
+    if rejects:
+        listed = opt.first_rejects(trace, opened.manifest["rejects"])
+        if as_json:
+            opt.print_json(listed)
+        else:
+            click.echo("\n".join(listed) or "no record was rejected")
+        return 0
     kept, found = inventory(opened), leaks(opened)
     manifest = opened.manifest
     sizes = {

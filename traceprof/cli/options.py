@@ -159,14 +159,36 @@ def say_rejects(manifest: dict[str, Any], trace: str) -> None:
     if manifest["rejects"]:
         what = "record" if manifest["rejects"] == 1 else "records"
         why = ", ".join(f"{n:,} {reason}" for reason, n in list(manifest["rejects_by_reason"].items())[:4])
-        click.echo(f"{manifest['rejects']:,} {what} rejected ({why}): see {trace}/rejects", err=True)
+        click.echo(f"{manifest['rejects']:,} {what} rejected ({why}):", err=True)
+        for line in first_rejects(trace):
+            click.echo(f"  {line}", err=True)
+        click.echo(f"  all of them: traceprof inspect {trace} --rejects", err=True)
     unread = [s for s in manifest["sources"] if s["format"] is None]
     if unread:
-        first = f"{unread[0]['file']}: {unread[0]['detected_by']}"
-        more = f", and {len(unread) - 1} more" if len(unread) > 1 else ""
-        click.echo(
-            f"{len(unread)} {'file' if len(unread) == 1 else 'files'} not read ({first}{more})", err=True
+        # what may well be a log first, what people keep beside logs last
+        unread.sort(
+            key=lambda s: ("no known format" not in s["detected_by"], s["file"].endswith((".md", "LICENSE")))
         )
+        click.echo(f"{len(unread)} {'file' if len(unread) == 1 else 'files'} not read:", err=True)
+        for one in unread[:_SHOWN]:
+            click.echo(f"  {one['file']}: {one['detected_by']}", err=True)
+        if len(unread) > _SHOWN:
+            click.echo(f"  and {len(unread) - _SHOWN} more: {trace}/manifest.json, sources", err=True)
+
+
+_SHOWN = 3
+
+
+def first_rejects(trace: str, most: int = _SHOWN) -> list[str]:
+    """The first rejected records of a trace, a line each: file, line, reason, detail."""
+    from traceprof.trace import Trace
+
+    found = Trace(trace).scan("rejects").head(most).collect()
+    wanted = ("source_file", "source_row", "reason", "detail")
+    return [
+        f"{file}:{row}: {reason.replace('_', ' ')}, {detail}"
+        for file, row, reason, detail in found.select(wanted).iter_rows()
+    ]
 
 
 def show(profile: dict[str, Any], report: Path | None = None) -> None:

@@ -43,6 +43,7 @@ def command(
 ) -> int:
     """Ingest, tokenize, profile and report in one go.
 
+    LOG is a file, a folder, a glob, a URL (s3, gs, az), or - for stdin; plain, .gz, .zst, .bz2 or .xz.
     Leaves OUT/trace (Parquet), OUT/profile/profile.json and OUT/report.html.
 
     \b

@@ -31,10 +31,16 @@ def read(record: dict[str, Any]) -> list[Request | Skip | BadRecord] | Skip:
 
 def _span(one: dict[str, Any], record: dict[str, Any]) -> Span:
     notes: list[str] = []
+    trace = hex_id(one.get("trace_id")) or hex_id(record.get("trace_id"))
+
+    def scoped(span: Any) -> str | None:  # such files count spans within a trace: span_001, span_002
+        known = hex_id(span)
+        return f"{trace}/{known}" if trace and known else known
+
     return Span(
-        trace_id=hex_id(one.get("trace_id")) or hex_id(record.get("trace_id")),
-        span_id=hex_id(one.get("span_id")),
-        parent_id=hex_id(one.get("parent_span_id")),
+        trace_id=trace,
+        span_id=scoped(one.get("span_id")),
+        parent_id=scoped(one.get("parent_span_id")),
         name=text(one.get("name")) or "",
         start=moment(one.get("start_time"), "start_time", notes),
         end=moment(one.get("end_time"), "end_time", notes),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from traceprof.bodies import openai
+from traceprof import bodies
+from traceprof.bodies import anthropic, openai, responses
 from traceprof.formats.base import (
     BadRecord,
     Has,
@@ -63,9 +64,11 @@ def read(record: dict[str, Any]) -> Request | Skip:
     _prompt(out, record)
     response = record.get("response")
     if isinstance(response, dict) and response:
-        openai.read_response(out, response)
+        bodies.read_response(out, response, openai)
     elif isinstance(response, str) and response and not response.startswith("redacted"):
         out.output_json = dumps({"role": "assistant", "content": response})
+    # what stands in `response` may be the alias already that the proxy shows its client
+    out.model_served = text(record.get("model"))
     _counts(out, record, meta)
     failed = record.get("status") == "failure"
     out.status = "error" if failed else "ok"
@@ -113,7 +116,12 @@ def _prompt(out: Request, record: dict[str, Any]) -> None:
         return
     if isinstance(given, dict) and isinstance(given.get("messages"), list):
         given = given["messages"]
-    if isinstance(given, str):
+    beside = {k: v for k, v in parameters.items() if k != "model"} if isinstance(parameters, dict) else {}
+    if out.operation == "responses" and isinstance(given, (str, list)):
+        responses.read_request(out, {**beside, "input": given})
+    elif record.get("call_type") == "anthropic_messages" and isinstance(given, list):
+        anthropic.read_request(out, {**beside, "messages": given})
+    elif isinstance(given, str):
         out.prompt_text = given
     else:
         out.messages_json = messages(given, out)
@@ -131,8 +139,14 @@ def _counts(out: Request, record: dict[str, Any], meta: dict[str, Any]) -> None:
         out.input_tokens = count(record.get("prompt_tokens"), "prompt_tokens", out.quality)
     if out.output_tokens is None:
         out.output_tokens = count(record.get("completion_tokens"), "completion_tokens", out.quality)
-    if record.get("status") == "failure" and not out.input_tokens:
-        out.input_tokens = out.output_tokens = None  # a failure row says 0, and means unknown
+    unless_zero(out, record.get("status") == "failure")
+
+
+def unless_zero(out: Request, failed: bool) -> None:
+    """Take back counts of 0, by which LiteLLM means that it does not know."""
+    if not out.input_tokens and (failed or not out.output_tokens):
+        out.input_tokens = out.output_tokens = out.cached_input_tokens = out.cache_write_tokens = None
+        out.reasoning_tokens = out.tokens_source = None
 
 
 def read_usage(out: Request, usage: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ Bodies and metadata are JSON in strings. The prompt is in `proxy_server_request`
 with `store_prompts_in_spend_logs`; strings over MAX_STRING_LENGTH_PROMPT_IN_DB are cut in the middle. `startTime` is the start
 of the attempt; where `litellm_received_at` is kept, that is the arrival: a time of the server's zone, which is told by the
 row's own `startTime`, as zones lie quarters of an hour apart. Times without a zone are UTC. `cache_hit` is LiteLLM's own cache
-of answers. Source: BerriAI/litellm 1.90.7, captures; schema.prisma 029f645f, spend_tracking_utils.py 00907c60.
+of answers. A request that failed has no call_type, and its times are those of its end. Source: BerriAI/litellm 1.90.7, captures; schema.prisma 029f645f, spend_tracking_utils.py 00907c60.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from traceprof.formats.base import (
     status_of_http,
     text,
 )
-from traceprof.formats.litellm import GENERATIONS, read_usage
+from traceprof.formats.litellm import GENERATIONS, read_usage, unless_zero
 
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
 summary = "LiteLLM_SpendLogs, LiteLLM's table of spend (CSV, JSON, JSONL)"
@@ -49,7 +49,9 @@ def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
     call = str(record.get("call_type"))
     body = bodies.as_object(record.get("proxy_server_request")) or {}
     dialect = bodies.of_request(body)
-    operation = GENERATIONS.get(call) or ("other" if dialect is not None and call in _PASSED else None)
+    passed = dialect is not None and call in _PASSED
+    failed = not call and record.get("status") == "failure" and bodies.other_kind(body) is None
+    operation = GENERATIONS.get(call) or ("other" if passed or failed else None)
     if any(_PROBE in str(record.get(key)) for key in ("api_key", "team_id", "request_tags")):
         return Skip("health_check")
     if operation is None or text(record.get("mcp_namespaced_tool_name")):
@@ -67,6 +69,8 @@ def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
     else:
         _older_prompt(out, record)
     _times(out, record, asked)
+    if failed and out.arrival_quality == "attempt_start":
+        out.arrival_quality = "log_time"
     _identity(out, record, meta, body, asked)
     if response is not None:
         bodies.read_response(out, response, dialect or openai)
@@ -143,7 +147,8 @@ def _columns(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outcome(out: Request, record: dict[str, Any], meta: dict[str, Any]) -> None:
-    out.model_served = out.model_served or text(record.get("model"))
+    # what stands in `response` may be the alias already that the proxy shows its client
+    out.model_served = text(record.get("model")) or out.model_served
     told = (record.get("status"), meta.get("status"))
     if "success" in told:
         out.status = "ok"
@@ -154,8 +159,7 @@ def _outcome(out: Request, record: dict[str, Any], meta: dict[str, Any]) -> None
         out.error_type = text(info.get("error_class"))
         status = status_of_http(out.http_status)
         out.status = status if status not in (None, "ok") else "error"
-        if not out.input_tokens:
-            out.input_tokens = out.output_tokens = out.tokens_source = None  # it says 0, and means unknown
+    unless_zero(out, "failure" in told)
     hit = record.get("cache_hit")
     hit = hit.lower() if isinstance(hit, str) else hit
     known = {"true": True, "false": False, "none": False, True: True, False: False}

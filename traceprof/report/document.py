@@ -268,13 +268,12 @@ def notices(profile: Profile) -> Iterator[str]:
         yield f"{text} For the real ones name your model's tokenizer: `--tokenizer FILE|DIR|NAME`."
     if at(profile, "concurrency", "measured") is False:
         how = clean(at(profile, "concurrency", "how"), 300)
-        yield "Concurrency is an estimate: the log does not say when each request ended." + (
-            f" {how.rstrip('.')}." if how else ""
-        )
+        missing = "" if how and "arrival time" in how else ": the log does not say when each request ended"
+        yield f"Concurrency is an estimate{missing}." + (f" {how.rstrip('.')}." if how else "")
     rejects = at(profile, "trace", "rejects")
     if rejects:
         was, are = ("record was", "is") if rejects == 1 else ("records were", "are")
-        yield f"{count(rejects)} input {was} unreadable and {are} in no number here; the trace folder keeps each with its reason."
+        yield f"{count(rejects)} input {was} set aside as unusable and {are} in no number here; the trace folder keeps each with its reason."
 
 
 def _verdict(profile: Profile) -> Section | None:
@@ -679,17 +678,29 @@ def _left_out(profile: Profile) -> Section | None:
 def _input(profile: Profile) -> Section | None:
     trace = table_of(profile, "trace")
     rows = [(Cell("requests"), num(count(trace["requests"])))] if trace.get("requests") is not None else []
-    if trace.get("rejects") is not None:
-        rows.append((Cell("rejected: unreadable"), num(count(trace["rejects"]))))
-    rows += [
-        (Cell(f"skipped: {clean(_words(str(k)), 120)}"), num(count(v)))
-        for k, v in table_of(trace, "skipped").items()
-    ]
     rows += [(Cell(f"format {clean(k, 80)}"), num(count(v))) for k, v in table_of(trace, "formats").items()]
     models = sorted(table_of(trace, "models").items(), key=lambda item: -(finite(item[1]) or 0))
     rows += [(Cell(f"model {clean(k, 80) or 'not named'}"), num(count(v))) for k, v in models[:LONGEST_TABLE]]
-    parts: list[str | Table | Chart] = [Table("Records read", ("What", "Records"), rows)] if rows else []
+    parts: list[str | Table | Chart] = [Table("Requests", ("What", "Requests"), rows)] if rows else []
     parts.extend(_more(len(models), "models"))
+    for key, title, head in (
+        ("rejects_by_reason", "Records that could not be used; each stands in the trace's rejects/", "Why"),
+        ("skipped", "Records that are no model call of their own", "What"),
+        ("quality", "What was derived, assumed or repaired", "Flag (docs/formats.md)"),
+    ):
+        counted = [(Cell(_words(clean(str(k), 120))), num(count(v))) for k, v in table_of(trace, key).items()]
+        if counted:
+            parts.append(
+                Table(title, (head, "Records" if key != "quality" else "Requests"), counted[:LONGEST_TABLE])
+            )
+    unread = [
+        (Cell(clean(one.get("file"), 120)), Cell(clean(one.get("reason"), 300)))
+        for one in rows_of(trace, "not_read")
+        if isinstance(one, Mapping)
+    ]
+    if unread:
+        parts.append(Table("Files that were not read", ("File", "Why"), unread[:LONGEST_TABLE]))
+        parts.extend(_more(len(unread), "files"))
     return Section("input", "What was read", parts) if parts else None
 
 

@@ -33,6 +33,8 @@ def number(value: object) -> str:
         return MISSING
     if isinstance(value, int) or real == 0:
         return f"{int(real) if not isinstance(value, int) else value:,}"
+    if abs(real) < 1e-4:
+        return "under 0.0001" if real > 0 else f"{real:.2g}"
     if abs(real) < 0.1:
         return f"{real:.2g}"
     text = f"{real:,.{0 if abs(real) >= 100 else 1 if abs(real) >= 10 else 2}f}"
