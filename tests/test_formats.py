@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import base64
 import bz2
+import contextlib
 import gzip
 import hashlib
 import json
 import lzma
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ import pyarrow as pa
 import pytest
 from conftest import FORMATS, LABELS, SAMPLES, asked, pair, reasons, rows, sample_records
 
-from traceprof import formats, sources
+from traceprof import bodies, formats, sources
 from traceprof.formats.base import Has
 from traceprof.ingest import ingest
 from traceprof.trace import Trace
@@ -182,6 +186,62 @@ def test_text_goes_round(name: str, ingested: Ingested) -> None:
     kept = [c["messages_json"] for c in rows(trace, "content")]
     in_order = [m for _, m in sorted(zip(places, kept, strict=True), key=lambda p: p[0]) if m is not None]
     assert [json.dumps(json.loads(m)) for m in in_order] == [json.dumps(m) for m in said(name)]
+
+
+def leaves(value: Any) -> Iterator[str]:
+    """Every string in a value, also of JSON and of streams that stand as text in it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key)
+            yield from leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from leaves(inner)
+    elif isinstance(value, str):
+        inner = bodies.decoded(value)
+        if not isinstance(inner, str):
+            yield from leaves(inner)
+        else:
+            yield value
+            yield from leaves(bodies.answer(value))  # a stream; joining has a test of its own
+            if re.fullmatch(r"[A-Za-z0-9+/]{16,}=*", value):  # SageMaker keeps bodies as base64
+                with contextlib.suppress(ValueError):
+                    yield from leaves(base64.b64decode(value).decode())
+    elif value is not None:
+        yield str(value)
+
+
+TEXTUAL = [name for name in FORMATS if Has.TEXT in formats.load(name.split(".")[0]).has]
+
+
+@pytest.mark.parametrize("name", TEXTUAL)
+def test_every_text_and_tool_call_is_the_logs_own(name: str, ingested: Ingested) -> None:
+    """What stands in messages, tool calls, tools and answers stands in the log: nothing is made up, re-coded or lost in quotes."""
+    log = "\n".join(text for record in sample_records(name) for text in leaves(record))
+    if FORMATS[name].endswith(".log"):
+        log += ast.literal_eval('"""' + log.replace('"""', "").replace("\\'", "'").rstrip("\\") + ' """')
+    known = set(re.findall(r"\w+", log))
+    parts: list[Any] = []
+    for row in rows(ingested(SAMPLES / FORMATS[name], **asked(name)), "content"):
+        for column in ("messages_json", "tools_json", "output_json"):
+            if row[column] is not None:
+                parts += [v for v in leaves(json.loads(row[column])) if v not in OWN_WORDS]
+        if row["prompt_text"] is not None:
+            parts.append(row["prompt_text"])
+    assert parts or not any(
+        c["messages_json"] for c in rows(ingested(SAMPLES / FORMATS[name], **asked(name)), "content")
+    )
+    strange = {word for text in parts for word in re.findall(r"\w+", text)} - known
+    assert not {w for w in strange if not re.fullmatch(r"[0-9a-f]{32}|\d+", w)}, (
+        strange
+    )  # digests and sizes of media
+
+
+# keys and words of the canonical form that the messages of other providers do not have
+OWN_WORDS = frozenset(
+    ["role", "content", "system", "user", "assistant", "tool", "developer", "tool_calls", "tool_call_id", "id", "type", "function", "name", "arguments",
+     "description", "parameters", "text", "sha", "bytes", "reasoning_content", "image", "image_url", "input_image", "file", "audio", "input_audio", "document", "video"]
+)  # fmt: skip
 
 
 def test_samples_are_described() -> None:
