@@ -134,9 +134,9 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError):
             return self._encode([_SURROGATE.sub("\ufffd", text) for text in texts], add_special_tokens)
 
-    def decode(self, ids: Sequence[int] | IdArray) -> str:
-        """The text of ids, special tokens included."""
-        text: str = self._tokenizers.decode([int(i) for i in ids], skip_special_tokens=False)
+    def decode(self, ids: Sequence[int] | IdArray, special: bool = True) -> str:
+        """The text of ids, with their special tokens or without."""
+        text: str = self._tokenizers.decode([int(i) for i in ids], skip_special_tokens=not special)
         return text
 
     def _encode(self, texts: list[str], add_special_tokens: bool) -> Encoded:
