@@ -300,6 +300,9 @@ def test_answers_alone_have_lengths_and_no_prompt(ingested: Ingested) -> None:
     assert row["source_format"] == "openai-stored" and json.loads(row["messages_json"]) == [{"role": "user", "content": "hi"}]  # fmt: skip
     flat = {**completion, "messages": [{"role": "user", "content": "hi"}]}
     assert one(ingested, flat)["source_format"] == "openai"
+    beside = {**completion, "kwargs": {"model": "m", "messages": [{"role": "user", "content": "hi"}]}}
+    row = one(ingested, beside)
+    assert (row["source_format"], row["content_level"], row["input_tokens"]) == ("openai", "text", 3)
 
 
 def asked(number: int, text: str) -> dict[str, Any]:
@@ -413,7 +416,7 @@ def test_spend_logs_name_what_was_asked_for(ingested: Ingested) -> None:
     row = one(ingested, spend())
     assert (row["model_requested"], row["model_served"], row["session_kind"]) == (
         "down-first",
-        "tiny",
+        "hosted_vllm/tiny",
         "explicit",
     )
     assert one(ingested, spend(session_id="made-up"))["session_kind"] == "trace"
@@ -469,6 +472,35 @@ def test_litellm_payloads_of_webhooks_and_older_versions(ingested: Ingested) -> 
         assert row["arrival_ts"] == at("2025-01-24T09:20:46.847371")
     hidden = {**new, "messages": [{"role": "user", "content": "redacted-by-litellm"}]}
     assert one(ingested, hidden)["content_state"] == "redacted"
+
+
+def test_litellm_payloads_of_other_dialects(ingested: Ingested) -> None:
+    """Items of the Responses API and blocks of Anthropic become messages; the answer is read as what it is."""
+    base = {**sample_records("litellm")[0], "model_parameters": {"instructions": "Be brief."}, "metadata": {}}
+    items = [
+        {"role": "user", "content": [{"type": "input_text", "text": "q"}]},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "42"},
+    ]
+    answer = {"object": "response", "status": "completed", "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]}]}  # fmt: skip
+    row = one(ingested, {**base, "call_type": "aresponses", "messages": items, "response": answer})
+    said = json.loads(row["messages_json"])
+    assert [m["role"] for m in said] == ["system", "user", "assistant", "tool"]
+    assert said[2]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
+    assert json.loads(row["output_json"]) == {"role": "assistant", "content": "a"}
+    text = one(ingested, {**base, "call_type": "aresponses", "messages": "q", "response": answer})
+    assert json.loads(text["messages_json"]) == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "q"}]  # fmt: skip
+    assert text["prompt_text"] is None
+
+
+def test_litellm_zeros_are_unknown(ingested: Ingested) -> None:
+    """A row that counts neither prompt nor answer does not know, also where the call went well."""
+    for log in (
+        {**sample_records("litellm")[0], "metadata": {}, "response": {}},
+        spend(response="{}", metadata="{}"),
+    ):
+        row = one(ingested, {**log, "prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0})
+        assert (row["status"], row["input_tokens"], row["output_tokens"], row["tokens_source"]) == ("ok", None, None, None)  # fmt: skip
 
 
 # -- Docker Model Runner -------------------------------------------------------------------------------------
@@ -617,6 +649,23 @@ def test_codex_calls_end_with_their_report(ingested: Ingested) -> None:
         found[f"{a}/3"]["model_requested"] == "gpt-5.4-mini"
         and found[f"{a}/3"]["params"]["reasoning_effort"] == "low"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("claude-code", {"type": "a-note-of-tomorrow", "sessionId": "s"}),
+        ("codex", {"timestamp": "2026-08-21T12:00:00Z", "type": "tomorrow", "payload": {}}),
+    ],
+)
+def test_records_of_a_type_that_is_not_known_yet_are_skipped(
+    name: str, note: dict[str, Any], ingested: Ingested
+) -> None:
+    """New versions of an agent write records of new types: they tell of no call, and nothing is rejected."""
+    log = sample_records(name)
+    was, now = ingested(log), ingested([*log, note])
+    assert now.manifest["requests"] == was.manifest["requests"] and not reasons(now)
+    assert now.manifest["skipped"] == was.manifest["skipped"] + 1
 
 
 def test_tracelab_takes_the_last_input_before_the_answer(ingested: Ingested) -> None:

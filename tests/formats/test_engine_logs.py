@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SAMPLES, jsonl, reasons, rows
+from conftest import SAMPLES, jsonl, reasons, rows, sample_records
 
 from traceprof import bodies
 from traceprof.bodies import literals, sglang
@@ -268,6 +268,45 @@ def test_vllm_ends() -> None:
     assert requests(vllm_log, log[:6])[0].status == "unknown"
 
 
+def test_vllm_answers_under_the_name_of_a_call() -> None:
+    """Answers of text completions name the call and come in the order of its prompts; those of Responses are the last turn's."""
+    answer = f"{AT}Generated response {{}}: output: {{!r}}, output_token_ids: {{}}, finish_reason: stop"
+    log = [
+        received("cmpl-7-0", "a"),
+        received("cmpl-7-1", "b"),
+        received("cmpl-8-0", "c"),
+        answer.format("cmpl-8", "C", [3]),
+        answer.format("cmpl-7", "A", [1, 1]),
+        answer.format("cmpl-7", "B", [2]),
+        received("resp_9_0", "d"),
+        received("resp_9_1", "d and a tool's result"),
+        answer.format("resp_9", "D", [4]),
+        received("chatcmpl-1", "e"),
+    ]
+    found = {q.request_id: (q.output_ids, q.status) for q in requests(vllm_log, log)}
+    assert found == {
+        "cmpl-7-0": ([1, 1], "ok"), "cmpl-7-1": ([2], "ok"), "cmpl-8-0": ([3], "ok"),
+        "resp_9_0": (None, "unknown"), "resp_9_1": ([4], "ok"), "chatcmpl-1": (None, "incomplete"),
+    }  # fmt: skip
+
+
+def test_vllm_a_stream_whose_end_tells_a_number_only() -> None:
+    """`<streaming_complete: 5 tokens>`, where a version keeps no text of a stream, is a count and not what the model said."""
+    delta = f"{AT}Generated response chatcmpl-1 (streaming delta): output: {{!r}}, output_token_ids: {{}}, finish_reason: {{}}"
+    end = (
+        f"{AT}Generated response chatcmpl-1 (streaming complete): output: '<streaming_complete: 5 tokens>', "
+        "output_token_ids: None, finish_reason: streaming_complete"
+    )
+    pieces = [delta.format("It ", [1, 2], None), delta.format("shipped.", [3, 4], "stop")]
+    (q,) = requests(vllm_log, [received("chatcmpl-1", "a"), *pieces, end])
+    assert (q.output_json, q.output_tokens, q.finish_reason, q.status, q.stream) == (
+        b'{"role":"assistant","content":"It shipped."}', 5, "stop", "ok", True,
+    )  # fmt: skip
+    assert "output_ids_from_deltas" in q.quality
+    (q,) = requests(vllm_log, [received("chatcmpl-1", "a"), end])
+    assert (q.output_json, q.output_tokens, q.quality.count("output_ids_from_deltas")) == (None, 5, 0)
+
+
 def test_vllm_the_same_id_again_is_another_request() -> None:
     """Clients that send one x-request-id twice make two requests."""
     found = requests(vllm_log, [received("chatcmpl-1", "a"), received("chatcmpl-1", "b")])
@@ -290,6 +329,14 @@ def test_vllm_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert seen[-1] - record.row < 10 or len(seen) == 50
         order.append(record.row)
     assert order == list(range(1, 51))
+
+
+def test_vllm_a_body_that_nothing_follows_does_not_wait_for_the_end() -> None:
+    """Ten minutes after it was logged, a body without a request is given out: later requests are not held against it."""
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]})
+    log = [f"DEBUG 08-21 12:{m:02d}:00 [a.py:1] Request b{m} JSON body: {body}" for m in (0, 5, 11)]
+    records = [Record("a.log", i, line.encode(), line) for i, line in enumerate([*log, "end"], 1)]
+    assert [record.row for record, _ in vllm_log.read_all(records)] == [1, 4, 2, 3]
 
 
 def test_vllm_cut_line_costs_itself(ingested: Ingested) -> None:
@@ -637,6 +684,20 @@ def test_ollama_lines_without_a_zone_say_so() -> None:
     assert (zoned.arrival_us, "tz_assumed" in zoned.quality) == (us("2026-08-21T10:00:00"), False)
 
 
+def test_ollama_zone_is_that_of_the_line_before() -> None:
+    """The server's other lines tell the zone, which changes in spring and autumn: each access line is in the last one told."""
+    access = '[GIN] 2026/10/25 - {} | 200 | 1s | 127.0.0.1 | POST     "/api/chat"'
+    log = [
+        "time=2026-10-25T02:30:00.000+02:00 level=INFO source=a.go:1 msg=x",
+        access.format("02:30:01"),
+        "time=2026-10-25T02:30:00.000+01:00 level=INFO source=a.go:1 msg=x",
+        access.format("02:30:01"),
+    ]
+    first, second = requests(ollama_log, log)
+    assert first.end_us == us("2026-10-25T00:30:01")
+    assert second.end_us == us("2026-10-25T01:30:01")
+
+
 def test_ollama_old_answers_do_not_say_why_they_ended() -> None:
     """A stream whose last line says only that it is done is whole."""
     lines = [
@@ -710,6 +771,16 @@ def test_dynamo_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for record, _ in dynamo.read_all(records()):
         assert taken[-1] - record.row <= 3
+
+
+def test_dynamo_log_leaves_other_loggers_alone(ingested: Ingested) -> None:
+    """Rows with the four names of every JSON logger are Dynamo's only where a part of Dynamo's wrote some of them."""
+    row = {"time": "2026-08-21T12:00:00Z", "level": "INFO", "target": "proxy::log", "message": "call"}
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    (q,) = rows(ingested([{**row, "request": body}]))
+    assert q["source_format"] == "openai"
+    trace = ingested([row, *sample_records("dynamo-log")])
+    assert trace.manifest["formats"].keys() == {"dynamo-log"} and not reasons(trace)
 
 
 def test_no_line_is_unreadable() -> None:

@@ -512,6 +512,13 @@ def test_apim_messages_are_put_together(order: tuple[int, ...], tmp_path: Path) 
     assert row["content_state"] == "complete" and "tools_unknown" in row["quality"]
 
 
+def test_apim_llm_log_alone_is_written_at_the_end(ingested: Ingested) -> None:
+    """A row of the LLM log has the answer's counts: its time is when it was written, and no arrival was measured."""
+    asked = json.dumps([{"role": "user", "content": "q"}])
+    alone = one(ingested, told("a", 0, asked))
+    assert (alone["arrival_quality"], alone["end_ts"]) == ("log_time", None)
+
+
 def test_apim_cut_bodies(ingested: Ingested) -> None:
     """A body that was cut is no prompt, and a piece that is missing leaves none; whole bodies stay as they are."""
     row = one(ingested, gateway("a", requestBody=BODY, responseBody='{"choices":[{"mess'))
@@ -534,6 +541,19 @@ def test_apim_of_log_analytics(ingested: Ingested) -> None:
     assert (row["http_status"], row["tenant_id"], row["e2e_us"], row["max_output_tokens"]) == (200, "team", 40_000, 9)  # fmt: skip
     alone = one(ingested, told("c", 0, ASKS, ANSWERS, PromptTokens=7, CompletionTokens=1, ModelName="m"))
     assert (alone["arrival_ts"], alone["status"], alone["input_tokens"], alone["stream"]) == (at("2026-08-21T12:00:00.6"), "ok", 7, False)  # fmt: skip
+
+
+def test_times_as_the_azure_portal_exports_them(tmp_path: Path) -> None:
+    """The portal's CSV puts the zone into the column's name, and writes times with AM and PM."""
+    asked = "method,url_s,Category,CorrelationId,DurationMs,TimeGenerated [UTC]"
+    log = f'{asked}\nPOST,/deployments/m/chat/completions,GatewayLogs,a,40,"8/21/2026, 1:00:00.120 PM"\nPOST,/deployments/m/chat/completions,GatewayLogs,b,40,"8/21/2026, 12:00:00 AM"\n'
+    (tmp_path / "log.csv").write_text(log)
+    found = rows(ingest([tmp_path / "log.csv"], tmp_path / "trace", Options()))
+    assert {r["request_id"]: r["arrival_ts"] for r in found} == {"a": at("2026-08-21T13:00:00.120"), "b": at("2026-08-21T00:00:00")}  # fmt: skip
+    columns = "TimeGenerated [UTC],Category,OperationName,DurationMs,CorrelationId,ResultSignature"
+    (tmp_path / "own.csv").write_text(f'{columns}\n"8/21/2026, 1:00:00.120 PM",RequestResponse,ChatCompletions_Create,812,a,200\n')  # fmt: skip
+    (row,) = rows(ingest([tmp_path / "own.csv"], tmp_path / "own", Options()))
+    assert (row["arrival_ts"], row["arrival_quality"]) == (at("2026-08-21T13:00:00.120"), "log_time")
 
 
 def test_apim_other_traffic(ingested: Ingested) -> None:
@@ -654,6 +674,43 @@ def test_envoy_keys_of_the_user(ingested: Ingested) -> None:
     assert all(r["first_token_ts"] is None and r["ttft_us"] is None for r in found)
     assert [(r["status"], r["error_type"]) for r in found[2:]] == [("rejected", "RL"), ("cancelled", "DC")]
     assert formats.claims({"start_time": 1, "duration": 2, "gen_ai.request.model": "m"}) == []  # a span
+
+
+def test_sagemaker_halves_in_any_order(ingested: Ingested) -> None:
+    """Inputs and outputs captured apart are joined on the event, however far apart; an input alone is a request."""
+
+    def half(event: str, side: str, body: Any) -> dict[str, Any]:
+        held = {"encoding": "JSON", "data": json.dumps(body)}
+        return {"captureData": {f"endpoint{side}": held}, "eventMetadata": {"eventId": event, "inferenceTime": "2026-08-21T12:00:00Z"}}  # fmt: skip
+
+    ask = {"model": "m", "messages": [{"role": "user", "content": "q"}]}
+    reply = {"choices": [{"message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}]}
+    log = [half("b", "Output", reply), half("a", "Input", ask), half("c", "Input", ask), half("b", "Input", ask),
+           half("a", "Output", reply), half("a", "Input", ask), half("d", "Output", reply)]  # fmt: skip
+    trace = ingested(log)
+    assert {r["request_id"]: r["status"] for r in rows(trace)} == {"a": "ok", "b": "ok", "c": "unknown"}
+    assert reasons(trace) == {"duplicate_request_id": 1, "no_prompt": 1}
+    assert trace.manifest["skipped_by_reason"] == {"joined_to_its_request": 2}
+
+
+def test_envoy_zeros(ingested: Ingested) -> None:
+    """0 cached tokens are what the gateway counted; 0 tokens in all are what it did not."""
+    base = sample_records("envoy-ai-gateway")[0]
+    counted = {"gen_ai.usage.input_tokens": 30, "gen_ai.usage.output_tokens": 2, "gen_ai.usage.cached_input_tokens": 0}  # fmt: skip
+    failed = {"gen_ai.usage.input_tokens": 0, "gen_ai.usage.output_tokens": 0, "response_code": 503}
+    for changes, expected in ((counted, (30, 0, 2, "usage")), (failed, (None, None, None, None))):
+        row = one(ingested, {**base, **changes})
+        assert (row["input_tokens"], row["cached_input_tokens"], row["output_tokens"], row["tokens_source"]) == expected  # fmt: skip
+
+
+def test_kong_transformers_are_calls_of_their_own(ingested: Ingested) -> None:
+    """What the client asked for is what the proxy noted, whatever model rewrote it before."""
+    log = sample_records("kong")[0]
+    proxy = next(iter(log["ai"].values()))
+    other = {"meta": {"request_model": "small"}, "usage": {"prompt_tokens": 7777, "completion_tokens": 7}, "cache": {"cache_status": "Hit"}}  # fmt: skip
+    alone = one(ingested, {**log, "ai": {"ai-proxy": proxy}})
+    both = one(ingested, {**log, "ai": {"ai-request-transformer": other, "ai-proxy": proxy, "ai-response-transformer": other}})  # fmt: skip
+    assert alone == both
 
 
 def test_kong_names_in_either_number(ingested: Ingested) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 from collections.abc import Callable
@@ -225,6 +227,24 @@ def test_an_engines_span_gives_way_to_its_client(ingested: Ingested) -> None:
     assert (row["provider"], row["content_state"], row["e2e_us"]) == ("vllm", "absent", 500_000)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_span_around_a_call_counts_when_only_it_holds_the_prompt(ingested: Ingested, apart: bool) -> None:
+    """Two instrumentations of one process, of which one records content: the prompt is kept, whether one export holds both or two do."""
+    outer = span(1, {"openinference.span.kind": "LLM", "llm.input_messages.0.message.role": "user",
+                     "llm.input_messages.0.message.content": "hello"}, (0, 2))  # fmt: skip
+    inner = span(2, BARE, (0.5, 1.5), parent=1)
+    trace = ingested([spans(inner), spans(outer)] if apart else [spans(inner, outer)])
+    assert prompts(trace) == {f"{1:016x}": [{"role": "user", "content": "hello"}]}
+    assert skipped(trace) == {"part_of_another_call": 1}
+
+
+def test_two_calls_within_one_that_holds_a_prompt_are_two(ingested: Ingested) -> None:
+    """Attempts below a router's span are calls of their own, with or without a prompt: none is lost for its text."""
+    router = span(1, CHAT, (0, 9))
+    trace = ingested([spans(span(2, BARE, (1, 2), parent=1), span(3, BARE, (3, 4), parent=1), router)])
+    assert {r["request_id"] for r in rows(trace)} == {f"{2:016x}", f"{3:016x}"}
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, ingested: Ingested) -> None:
     """Of spans within spans only the last are remembered; calls are still counted when more came between."""
     monkeypatch.setattr(conventions, "RECENT", 4)
@@ -398,6 +418,16 @@ def test_a_total_tells_whether_cached_tokens_are_in_the_input(ingested: Ingested
     assert found == [(10, 4), (10, 4), (14, 4)]
 
 
+def test_a_cached_part_that_is_more_than_the_input_is_not_in_it(ingested: Ingested) -> None:
+    """Some instrumentations pass on Anthropic's own counts, whose input leaves out the cache, whatever total they make of them."""
+    usage = {"gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 5, "gen_ai.usage.cache_read.input_tokens": 900,
+             "gen_ai.usage.cache_creation.input_tokens": 40}  # fmt: skip
+    for more in ({}, {"gen_ai.usage.total_tokens": 15}, {"gen_ai.usage.total_tokens": 955}):
+        (row,) = rows(ingested([spans(span(1, CHAT | usage | more))]))
+        assert (row["input_tokens"], row["cached_input_tokens"], row["cache_write_tokens"]) == (950, 900, 40)
+        assert "usage_excludes_cache_fixed" in row["quality"]
+
+
 def test_parts_of_messages(ingested: Ingested) -> None:
     """Text, thought, tool calls and results, and media, become OpenAI-like; results come before what was said."""
     parts: list[dict[str, Any]] = [
@@ -484,11 +514,37 @@ def test_csv_cells_are_literals_and_never_run(ingested: Ingested, tmp_path: Path
     assert prompts(trace)[f"{1:016x}"] == [{"role": "user", "content": "it's"}]
 
 
+def test_phoenix_cells_as_numpy_writes_them(ingested: Ingested) -> None:
+    """A dataframe that was read from Parquet holds arrays: their text in CSV has no commas, and says `array` within."""
+    import numpy as np
+
+    call = np.array([{"tool_call.id": "c", "tool_call.function.name": "f", "tool_call.function.arguments": "{}"}], object)  # fmt: skip
+    said = np.array(
+        [
+            {"message.role": "user", "message.content": 'It\'s "ok"?'},
+            {"message.role": "assistant", "message.tool_calls": call},
+        ],
+        dtype=object,
+    )
+    names = ["name", "span_kind", "start_time", "end_time", "context.span_id", "context.trace_id", "attributes.llm.input_messages"]  # fmt: skip
+    cells = ["x", "LLM", "2026-08-21T12:00:00Z", "2026-08-21T12:00:01Z", "1f", "2f", str(said)]
+    told = io.StringIO()
+    csv.writer(told).writerows([names, cells])
+    trace = ingested(told.getvalue().encode(), "spans.csv")
+    assert prompts(trace)["1f"] == [
+        {"role": "user", "content": "It's \"ok\"?"},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+        ]},
+    ]  # fmt: skip
+
+
 def test_turns_of_a_replay_trace(ingested: Ingested) -> None:
-    """A turn's parent is the turn before it; all turns of the trace are one session."""
+    """A turn's parent is the turn before it; all turns of the trace are one session; ids of a span count within their trace."""
     trace = ingested(SAMPLES / "inference-perf.json")
     turns = [r for r in rows(trace) if r["trace_id"] == "conversation_trace"]
-    assert [r["parent_request_id"] for r in turns] == [None, "span_conv_turn1", "span_conv_turn2", "span_conv_turn3"]  # fmt: skip
+    ids = [f"conversation_trace/span_conv_turn{i}" for i in (1, 2, 3)]
+    assert [r["parent_request_id"] for r in turns] == [None, *ids]
     assert {r["session_id"] for r in turns} == {"conversation_trace"}
     first, second = (prompts(trace)[r["request_id"]] for r in turns[:2])
     assert second[: len(first)] == first

@@ -73,6 +73,8 @@ USAGE: dict[str, tuple[dict[str, Any], tuple[Any, ...], list[str]]] = {
     "no total, more cached than input": ({"input": 10, "input_cache_read": 90, "output": 5}, (100, 90, None, 5, None), ["usage_excludes_cache_fixed"]),
     "no total, less cached than input": ({"input": 100, "input_cache_read": 90, "output": 5}, (100, 90, None, 5, None), ["usage_rule_assumed"]),
     "a total that fits no rule": ({"input": 100, "input_cache_read": 90, "output": 5, "total": 1000}, (100, 90, None, 5, None), ["usage_rule_assumed"]),
+    "a total without the cached part": ({"input": 5, "cache_read_input_tokens": 1024, "output": 19, "total": 24}, (1029, 1024, None, 19, None), ["usage_excludes_cache_fixed"]),
+    "zeros of a call that failed": ({"input": 0, "output": 0, "total": 0}, (None, None, None, None, None), []),
     "nothing but a total": ({"total": 11}, (None, None, None, None, None), []),
     "counts that are no counts": ({"input": "many", "output": -3, "total": 11}, (None, None, None, None, None), ["bad_input_tokens", "bad_output_tokens"]),
 }  # fmt: skip
@@ -103,6 +105,9 @@ INPUTS: dict[str, Any] = {
     "pairs of role and text": [["system", "Be brief."], ["human", "Hvor er pakken?"]],
     "JSON in JSON": json.dumps(json.dumps(SAID)),
     "Anthropic's system apart": {"system": "Be brief.", "messages": SAID[1:]},
+    "parts of the GenAI conventions": [{"role": m["role"], "parts": [{"type": "text", "content": m["content"]}]} for m in SAID],
+    "parts of the AI SDK": [{"id": "x", "role": m["role"], "parts": [{"type": "text", "text": m["content"]}]} for m in SAID],
+    "Gemini's contents as messages": {"messages": [{"role": m["role"], "parts": [{"text": m["content"]}]} for m in SAID]},
 }  # fmt: skip
 
 
@@ -441,6 +446,30 @@ def test_langsmith_first_token(ingested: Ingested) -> None:
     events = [{"name": "start", "time": at.format(2)}, {"name": "new_token", "time": at.format(2)}, {"name": "new_token", "time": "2026-08-21T12:00:02.5"}]  # fmt: skip
     log = [run(1, first_token_time=at.format(1)), run(2, events=json.dumps(events)), run(3, events=[])]
     assert [r["first_token_ts"] and r["first_token_ts"].microsecond for r in rows(ingested(log))] == [250_000, 250_000, None]  # fmt: skip
+
+
+def test_calls_around_one_another_are_one(ingested: Ingested) -> None:
+    """A wrapper of type llm around a client's own llm run repeats it: only the innermost is a request, in whatever order they come."""
+    run = sample_records("langsmith")[1]
+    runs = [{**run, "id": "in", "parent_run_id": "out", "run_type": "llm"}, {**run, "id": "out", "parent_run_id": None, "run_type": "llm"}]  # fmt: skip
+    span = next(r for r in sample_records("braintrust") if r["span_attributes"]["type"] == "llm")
+    wrapped = [
+        {**span, "span_id": "in", "span_parents": ["out"]},
+        {**span, "span_id": "out", "span_parents": []},
+    ]
+    for log in (runs, runs[::-1], wrapped, wrapped[::-1]):
+        trace = ingested(log)
+        assert [r["request_id"] for r in rows(trace)] == ["in"]
+        assert skipped(trace) == {"repeats_its_child": 1}
+
+
+def test_langsmith_a_run_exported_before_and_after_its_end(ingested: Ingested) -> None:
+    """The pending one gives way to the ended one; of two that ended the first counts."""
+    run = {**sample_records("langsmith")[1], "id": "a", "run_type": "llm"}
+    pending = {**run, "end_time": None, "outputs": None, "status": "pending"}
+    trace = ingested([pending, run, {**run, "outputs": None}])
+    assert (one(trace)["status"], one(trace)["output_json"] is None) == ("ok", False)
+    assert skipped(trace) == {"older_update": 2}
 
 
 def test_langsmith_counts(ingested: Ingested) -> None:

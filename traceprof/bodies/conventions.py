@@ -1,6 +1,7 @@
 """What a span means: a call of a model, told in one of the families of conventions, or something else; each call once.
 
-A framework's span, an SDK's and a server's may all describe one call, one within the other: the innermost counts. What lies under a tool or an agent is a call of its own.
+A framework's span, an SDK's and a server's may all describe one call, one within the other: the innermost counts, or the one
+around it when only that holds the prompt. What lies under a tool or an agent is a call of its own.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class Calls:
             if other is not None and other not in _APART:
                 self._pass(span)
         calls = [i for i, other in enumerate(others) if other is None]
-        calls.sort(key=lambda i: _inner_first(spans[i]))
+        late = _without_text(spans, calls)
+        calls.sort(key=lambda i: (i in late, _inner_first(spans[i])))
         found: list[Any] = [None if other is None else Skip(other) for other in others]
         for i in calls:
             found[i] = self._nested(spans[i]) or read(spans[i])
@@ -146,6 +148,29 @@ def _inner_first(span: Span) -> tuple[int, int]:
     """Order in which the span of a call comes before those around it: it begins later and ends earlier."""
     start, end = _times(span)
     return -start, end
+
+
+def _without_text(spans: list[Span], calls: list[int]) -> set[int]:
+    """Calls without a prompt that are the only one within a call that holds it."""
+    ids: dict[tuple[str | None, str | None], int] = {}
+    ids.update({(s.trace_id, s.span_id): i for i, s in enumerate(spans) if s.span_id is not None})
+    told = {i for i in calls if _holds_prompt(spans[i])}
+    within: dict[int, list[int]] = {}
+    for i in calls if told else ():
+        up = ids.get((spans[i].trace_id, spans[i].parent_id))
+        for _ in range(64):
+            if up is None or up == i or up in told or other_kind(spans[up]) in _APART:
+                break
+            up = ids.get((spans[up].trace_id, spans[up].parent_id))
+        if up in told and up != i:
+            within.setdefault(up, []).append(i)
+    return {inner[0] for inner in within.values() if len(inner) == 1 and inner[0] not in told}
+
+
+def _holds_prompt(span: Span) -> bool:
+    if _family(span) is genai:
+        return genai.holds_prompt(span)
+    return any(k.startswith(("llm.input_messages", "llm.prompts", "input.value")) for k in span.attributes)
 
 
 def _note(kept: dict[int, Any], key: int, value: Any) -> None:

@@ -100,10 +100,10 @@ def read_request(out: Request, body: dict[str, Any]) -> None:
     config = body.get("config")  # of the SDK: what else stands beside the contents
     given = {**config, **body} if isinstance(config, dict) else body
     system = _get(given, "systemInstruction")
-    whole = _turns(system, "system") if system else []
+    whole = turns(system, "system") if system else []
     contents = body["contents"]
     for content in contents if isinstance(contents, list) else [contents]:
-        whole.extend(_turns(content, "user"))
+        whole.extend(turns(content, "user"))
     out.messages_json = messages(whole, out)
     out.tools_json = openai.tools_json({"tools": _tools(given.get("tools"))}, _tool)
     generation = _get(given, "generationConfig")
@@ -159,7 +159,7 @@ def read_response(out: Request, body: dict[str, Any]) -> None:
     out.provider_request_id = text(_get(body, "responseId"))
     candidates = body.get("candidates")
     found = [c for c in candidates if isinstance(c, dict)] if isinstance(candidates, list) else []
-    answers = [turn for c in found for turn in _turns(c.get("content"), "assistant", "assistant")[-1:]]
+    answers = [turn for c in found for turn in turns(c.get("content"), "assistant", "assistant")[-1:]]
     if answers:
         out.output_json = dumps(answers[0] if len(answers) == 1 else answers)
     if found:
@@ -194,7 +194,7 @@ def read_usage(out: Request, usage: Any) -> None:
     )
 
 
-def _turns(content: Any, role: str, always: str | None = None) -> list[dict[str, Any]]:
+def turns(content: Any, role: str, always: str | None = None) -> list[dict[str, Any]]:
     """A content as OpenAI-like messages: results of functions one by one, then what was said.
 
     Its own role comes before `role`, unless a role holds `always`.

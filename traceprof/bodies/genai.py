@@ -205,7 +205,7 @@ def _prompt(span: Span, given: dict[str, Any]) -> tuple[Any, bool]:
     if whole not in (None, "", []):
         if isinstance(whole, str) and whole.lstrip()[:1] in ("[", "{"):
             return None, True  # JSON that was cut
-        turns = _turns(_instructions(given)) + (_turns(whole) if isinstance(whole, list) else [])
+        turns = of_parts(_instructions(given)) + (of_parts(whole) if isinstance(whole, list) else [])
         return (turns or None) if isinstance(whole, list) else whole, False
     for event in span.events:
         if event.name == "gen_ai.content.prompt":
@@ -231,7 +231,7 @@ def _instructions(given: dict[str, Any]) -> list[Any]:
     return [{"role": "system", "parts": parts}] if isinstance(parts, list) and parts else []
 
 
-def _turns(messages: list[Any]) -> list[Any]:
+def of_parts(messages: list[Any]) -> list[Any]:
     """Messages made of parts as OpenAI-like ones; an instrumentation that was given no messages wrote the role None."""
     return [turn for one in messages if not _is_void(one) for turn in _turn(one)]
 

@@ -1,7 +1,7 @@
 """Python values as loggers print them: `repr` of strings, lists, dicts and calls such as `SamplingParams(n=1, stop=[])`.
 
-They are scanned, never evaluated: a call becomes the dict of its keyword arguments, a tuple or a set a list, and what is
-no literal (`<RequestOutputKind.DELTA: 1>`) its text. Time is linear in the text, depth is bounded.
+They are scanned, never evaluated: a call becomes the dict of its keyword arguments, a tuple or a set a list, numpy's `array([...])`
+its list, and what is no literal (`<RequestOutputKind.DELTA: 1>`) its text. Time is linear in the text, depth is bounded.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _whole(text: str, at: int, depth: int) -> tuple[Any, int]:
         return found[0], found.end()
     word, end = found[0], found.end()
     if text[end : end + 1] == "(":
-        return _items(text, end + 1, ")", depth, called=True)
+        return _items(text, end + 1, ")", depth, called=word)
     return (_NAMED[word] if word in _NAMED else _scalar(word)), end
 
 
@@ -113,7 +113,7 @@ def _scalar(word: str) -> Any:
             return word  # a name: an enum's, say
 
 
-def _items(text: str, at: int, close: str, depth: int, *, called: bool = False) -> tuple[Any, int]:
+def _items(text: str, at: int, close: str, depth: int, *, called: str = "") -> tuple[Any, int]:
     """Elements up to the closing bracket: a list, or a dict when they have keys."""
     listed: list[Any] = []
     keyed: dict[str, Any] = {}
@@ -138,4 +138,6 @@ def _items(text: str, at: int, close: str, depth: int, *, called: bool = False) 
             keyed[element if isinstance(element, str) else str(element)], at = value(text, start, depth + 1)
         else:
             listed.append(element)
+    if called == "array" and listed and isinstance(listed[0], list):
+        return listed[0], at + 1
     return (keyed if keyed or called or (close == "}" and not listed) else listed), at + 1

@@ -16,7 +16,16 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from traceprof.bodies import decoded, spans
-from traceprof.formats.base import BadRecord, Request, dumps, http_code, parse_time, status_of_http, text
+from traceprof.formats.base import (
+    BadRecord,
+    Request,
+    count,
+    dumps,
+    http_code,
+    parse_time,
+    status_of_http,
+    text,
+)
 
 Moment = int | BadRecord | None  # us since 1970, why it is none, or that nothing is said
 
@@ -272,11 +281,13 @@ def opened(span: Span) -> Request:
 def read_usage(out: Request, said: Iterable[Any]) -> None:
     """Fill token counts: input, output, cached, written, reasoning, total.
 
-    Cached and written tokens are in the input, as the conventions say, unless the total tells else.
+    Cached and written tokens are in the input, as the conventions say, unless the total tells else, or they are more than
+    the input: some instrumentations pass on Anthropic's counts as they are.
     """
     given, made, cached, written, thought, total = said
     counts = spans.Counts(given, made, cached, written, thought, total)
-    spans.read_counts(out, counts, None if total is not None else False)
+    whole, *parts = (count(value, "tokens", []) or 0 for value in (given, cached, written))
+    spans.read_counts(out, counts, True if 0 < whole < sum(parts) else None if total is not None else False)
 
 
 def note_tools(out: Request) -> None:

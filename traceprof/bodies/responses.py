@@ -73,7 +73,13 @@ def read_request(out: Request, body: dict[str, Any]) -> None:
         whole.append({"role": "user", "content": given})
     else:
         for i, item in enumerate(given):
-            whole.extend(_turns(item, i))
+            for turn in _turns(item, i):
+                before = whole[-1] if whole else {}
+                if "tool_calls" in turn and before.get("role") == "assistant":  # items of one answer
+                    calls = [*before.get("tool_calls", ()), *turn["tool_calls"]]
+                    whole[-1] = {**before, "tool_calls": calls}
+                else:
+                    whole.append(turn)
     out.messages_json = messages(whole, out)
     out.tools_json = openai.tools_json(body, _tool)
     conversation = body.get("conversation")

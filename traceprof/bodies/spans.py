@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from traceprof import bodies
-from traceprof.bodies import anthropic, langchain, openai, responses
+from traceprof.bodies import anthropic, gemini, langchain, openai, responses
 from traceprof.formats.base import (
     BadRecord,
     Request,
@@ -86,7 +86,7 @@ def read_prompt(out: Request, given: Any, beside: dict[str, Any]) -> Rows:
         return _unknown(out, beside) if key is None else _of_body(out, {**beside, key: value})
     if not isinstance(value, dict):
         return _unknown(out, beside)
-    if langchain.is_message(value) or (isinstance(value.get("role"), str) and "content" in value):
+    if langchain.is_message(value) or (isinstance(value.get("role"), str) and value.keys() & {"content", "parts"}):  # fmt: skip
         return _of_body(out, {**beside, "messages": [value]})
     body = {**beside, **value}
     if "messages" in value:
@@ -134,7 +134,7 @@ def _of_body(out: Request, body: dict[str, Any]) -> Rows:
     if trace is not None:
         out.session_id = out.session_kind = None  # what the body names as its session comes before it
     if isinstance(body.get("messages"), list):
-        body = {**body, "messages": langchain.messages(body["messages"])}
+        body = {**body, "messages": langchain.messages(_whole(body["messages"], "user"))}
     if isinstance(prompts := body.get("prompt"), list) and len(prompts) == 1 and isinstance(prompts[0], str):
         body = {**body, "prompt": prompts[0]}
     if not isinstance(body.get("model"), str):
@@ -147,6 +147,22 @@ def _of_body(out: Request, body: dict[str, Any]) -> Rows:
     if trace is not None and out.session_kind != "explicit":
         out.session_id, out.session_kind = trace, "trace"
     return openai.sequences(out, body) if dialect is openai else cut_state(out)
+
+
+def _whole(values: list[Any], speaker: str) -> list[Any]:
+    """Messages, of which those made of parts (Gemini, GenAI conventions, AI SDK) are OpenAI-like ones now."""
+    from traceprof.bodies import genai  # which reads its prompts with this module
+
+    out: list[Any] = []
+    for value in values:
+        parts = value.get("parts") if isinstance(value, dict) and value.get("content") is None else None
+        if not isinstance(parts, list):
+            out.append(value)
+        elif any(isinstance(part, dict) and isinstance(part.get("type"), str) for part in parts):
+            out.extend(genai.of_parts([value]))
+        else:
+            out.extend(gemini.turns(value, speaker))
+    return out
 
 
 def absent(out: Request, beside: dict[str, Any]) -> Request:
@@ -189,6 +205,7 @@ def read_answer(out: Request, given: Any, asked_in: ModuleType | None = None) ->
 
 
 def _answer_of_list(out: Request, values: list[Any], given: Any, asked_in: ModuleType | None) -> None:
+    values = _whole(values, "assistant")
     items = [v for v in values if isinstance(v, dict)]
     if any("message" in v and "done" not in v for v in items):
         openai.read_response(out, {"choices": items})
@@ -229,7 +246,7 @@ def _answer_of_object(
     elif langchain.is_result(value):
         langchain.read_result(out, value)
     elif _is_message(value) or isinstance(value.get("kwargs"), dict):
-        _answer_of_message(out, value)
+        _answer_of_message(out, _whole([value], "assistant")[-1])
     else:
         for key in ("message", "output", "response", "messages"):
             inner = value.get(key)
@@ -315,17 +332,21 @@ class Counts(NamedTuple):
 def read_counts(out: Request, counts: Counts, apart: bool | None = None) -> None:
     """Fill token counts; `apart` says whether the input leaves out its parts, where the maker's rule is known.
 
-    Else the total tells: given + made + parts shows that they do, given + made that they do not. Without either, parts
-    that are larger than the whole do; smaller ones are assumed to be in it, and the row says so.
+    Else the total tells: given + made + parts shows that they do, given + made that they do not. Parts that are larger
+    than the whole are never in it; smaller ones without a total are assumed to be, and the row says so.
     """
     flags = out.quality
     names = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens", "total_tokens")  # fmt: skip
     given, made, read, written, thought, total = (
         count(value, name, flags) for value, name in zip(counts, names, strict=False)
     )
+    if not any((given, made, read, written)):
+        return  # 0 everywhere is how platforms say that they do not know
     cache = (read or 0) + (written or 0)
     parts = (cache + counts.more_input, (thought or 0) + counts.more_output)
     rule = (apart, False) if apart is not None else _left_out((given, made), parts, total)
+    if rule is not None and cache > (given or 0):
+        rule = (True, rule[1])  # whatever the total is the sum of
     if rule is None:
         rule = (cache > (given or 0), False)
         if cache and not rule[0]:

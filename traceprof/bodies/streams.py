@@ -5,9 +5,12 @@ Each dialect that streams has `is_chunk(chunk)` and `join(chunks) -> body`; `bod
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
+
+_BREAK = re.compile(r"\r\n|\n|\r")
 
 
 class Streamed(dict[str, Any]):
@@ -25,15 +28,20 @@ def chunks(value: Any) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         return []
     found: list[dict[str, Any]] = []
+    torn = False  # a piece is no whole event: the logger kept what the network gave it
     for piece in value:
         one = _parsed(piece) if isinstance(piece, (str, bytes)) else [piece]
+        torn = torn or not (one or not isinstance(piece, str) or piece.isspace() or "[DONE]" in piece)
         found.extend(c for c in one if isinstance(c, dict))
+    if torn and all(isinstance(piece, str) for piece in value):
+        whole = [c for c in _events("".join(value)) if isinstance(c, dict)]
+        return max(found, whole, key=len)
     return found
 
 
 def _events(text: str) -> list[Any]:
     """The payloads of server-sent events, or the values of JSON lines."""
-    lines = text.splitlines()
+    lines = _BREAK.split(text)  # not splitlines(): a text may hold U+2028 and the like
     first = next((line for line in lines if line.strip()), "")
     if first.startswith(("data:", "event:", "id:", "retry:", ":")):
         out: list[Any] = []

@@ -23,6 +23,7 @@ from traceprof.formats.base import (
     elapsed,
     http_code,
     parse_time,
+    stamped,
     text,
 )
 
@@ -39,13 +40,14 @@ _LINE = re.compile(
 
 def detect(record: dict[str, Any] | str) -> bool:
     """A line with the columns of the AI plugins."""
-    return isinstance(record, str) and '" "ai_' in record and _LINE.match(record) is not None
+    return isinstance(record, str) and '" "ai_' in record and _LINE.match(stamped(record)[1]) is not None
 
 
 def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
     """One request a line; lines of other traffic are skipped."""
     for record in records:
-        found = _LINE.match(record.value) if isinstance(record.value, str) else None
+        # a collector's time is when the line came to it: nginx's own is the better one
+        found = _LINE.match(stamped(record.value)[1]) if isinstance(record.value, str) else None
         if found is None or found["type"] == "traditional_http":
             yield record, Skip("other_line")
         else:

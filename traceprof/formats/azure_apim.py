@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from traceprof import bodies
-from traceprof.formats.azure_openai import category, columns
+from traceprof.formats.azure_openai import category, columns, stamp
 from traceprof.formats.base import (
     BadRecord,
     Has,
@@ -29,7 +29,6 @@ from traceprof.formats.base import (
     http_code,
     lasted,
     messages,
-    parse_time,
     text,
 )
 from traceprof.formats.held import Held, key_of
@@ -142,8 +141,9 @@ def _request(row: dict[str, Any], said: dict[str, Any]) -> Request | Skip | list
     began = first_of(row, ("time", "timegenerated"))
     if began is None:
         raise BadRecord("missing_field", "neither time nor TimeGenerated")
-    out = Request(clock="absolute", arrival_quality="measured")
-    out.arrival_us = parse_time(began, "time")[0]
+    # a row of the LLM log is written when the answer is known
+    out = Request(clock="absolute", arrival_quality="log_time" if "sequencenumber" in row else "measured")
+    out.arrival_us = stamp(began, "time")
     lasted(out, elapsed(first_of(row, ("durationms", "totaltime")), "durationMs", 1e3, out.quality))
     deployed = _DEPLOYMENT.search(url)
     deployment = deployed[1] if deployed else text(said.get("deploymentname"))

@@ -7,6 +7,7 @@ skipped. Source: elastic/integrations 4275d16a (fields).
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from traceprof import bodies
@@ -37,10 +38,27 @@ def columns(record: dict[str, Any]) -> dict[str, Any]:
     """
     out: dict[str, Any] = {}
     for key, value in record.items():
-        name = key[:-2] if key[-2:] in _SUFFIXES else key
+        name = key.removesuffix(" [UTC]")  # as the portal exports times
+        name = name[:-2] if name[-2:] in _SUFFIXES else name
         if value is not None and value != "":
             out.setdefault(name.lower(), value)
     return out
+
+
+def stamp(value: Any, what: str) -> int:
+    """Microseconds since 1970 of a row's time, also as the portal's CSV spells it; raises BadRecord.
+
+    >>> stamp("8/21/2026, 12:00:00.120 PM", "time") == stamp("2026-08-21T12:00:00.12Z", "time")
+    True
+    """
+    if isinstance(value, str) and value[-3:] in (" AM", " PM"):
+        for written in ("%m/%d/%Y, %I:%M:%S.%f %p", "%m/%d/%Y, %I:%M:%S %p"):
+            try:
+                value = datetime.strptime(value, written).replace(tzinfo=UTC)
+                break
+            except ValueError:
+                continue
+    return parse_time(value, what)[0]
 
 
 def category(record: dict[str, Any]) -> str | None:
@@ -103,7 +121,7 @@ def _times(out: Request, row: dict[str, Any], told: dict[str, Any]) -> None:
     logged = row.get("time", row.get("timegenerated"))
     if logged is None:
         raise BadRecord("missing_field", "neither requestTime nor time")
-    out.arrival_us, out.arrival_quality = parse_time(logged, "time")[0], "log_time"
+    out.arrival_us, out.arrival_quality = stamp(logged, "time"), "log_time"
 
 
 def _ticks(value: Any) -> int | None:

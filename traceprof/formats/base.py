@@ -16,6 +16,7 @@ No format invents a value that its log does not hold.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import re
@@ -206,6 +207,9 @@ def epoch_us(value: Any, what: str) -> int:
 
 def parse_time(value: Any, what: str) -> tuple[int, bool]:
     """(us since 1970, whether the zone had to be assumed as UTC); raises BadRecord."""
+    if isinstance(value, str) and len(value) > 9 and value[4:5].isdigit():
+        with contextlib.suppress(ValueError):  # "1712010100123": ISO 8601 may be written without dashes too
+            return _number_us(float(value), what), False
     if isinstance(value, (str, datetime)):
         try:
             stamp = value if isinstance(value, datetime) else datetime.fromisoformat(value.strip())

@@ -1,7 +1,8 @@
 """Braintrust spans: export of a project's logs as spans (JSONL, JSON, Parquet), of which those of type llm are model calls.
 
 The export of traces has one row a trace, sums of many calls, and is no log of requests. A span that was updated is taken as its
-largest `_xact_id` has it, so spans are held on disk until the log's end (see `held`). `metrics.time_to_first_token` of a call that
+largest `_xact_id` has it, so spans are held on disk until the log's end (see `held`). One of type llm
+around another repeats it, and is skipped. `metrics.time_to_first_token` of a call that
 did not stream is its whole duration. Source: Braintrust docs (export, logs), braintrustdata/braintrust-sdk 02939ab.
 """
 
@@ -25,7 +26,7 @@ from traceprof.formats.base import (
     leftovers,
     text,
 )
-from traceprof.formats.held import Held
+from traceprof.formats.held import Held, key_of
 
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
 summary = "Braintrust spans of type llm (JSONL, JSON, Parquet)"
@@ -43,6 +44,7 @@ def detect(record: dict[str, Any]) -> bool:
 
 def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
     """All spans of one import; yields (record, what it became), other types first."""
+    parents: set[int] = set()  # 64 bits of each id that a span of type llm names as its parent
     with Held() as held:
         for record in records:
             value = record.value
@@ -55,8 +57,20 @@ def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
                 done = held.keep(record, text(value.get("span_id")), _rank(value.get("_xact_id")))
                 if done is not None:
                     yield done
+                parent = _parent(value)
+                if parent is not None:
+                    parents.add(key_of(parent))
         for record in held:
-            yield record, attempt(_read, record.value)
+            name = text(record.value.get("span_id"))
+            if name is not None and key_of(name) in parents:
+                yield record, Skip("repeats_its_child")
+            else:
+                yield record, attempt(_read, record.value)
+
+
+def _parent(value: dict[str, Any]) -> str | None:
+    parents = bodies.decoded(value.get("span_parents"))
+    return text(parents[0]) if isinstance(parents, list) and parents else None
 
 
 def _rank(given: Any) -> int:
@@ -76,8 +90,7 @@ def _read(value: dict[str, Any]) -> spans.Rows | Skip:
     asked = spans.asked(beside)
     _times(out, value, metrics, asked.get("stream"))
     spans.session(out, first_of(beside, SESSION_KEYS), value.get("root_span_id"))
-    parents = bodies.decoded(value.get("span_parents"))
-    out.parent_request_id = text(parents[0]) if isinstance(parents, list) and parents else None
+    out.parent_request_id = _parent(value)
     out.tenant_id = text(value.get("project_id"))
     out.user_id = text(first_of(beside, ("user_id", "user")))
     out.provider = text(beside.get("provider"))

@@ -54,6 +54,11 @@ def detect(record: dict[str, Any]) -> bool:
     return noted and bool(record.keys() & {"sessionId", "leafUuid", "messageId", "snapshot"})
 
 
+def takes(record: dict[str, Any]) -> bool:
+    """A row of any type: new versions add notes of types of their own."""
+    return isinstance(record.get("type"), str)
+
+
 def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
     """All rows of all sessions: yields (row, what it became), the request with the last row of its answer."""
     talk = _Talk()

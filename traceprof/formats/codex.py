@@ -39,11 +39,12 @@ _ITEM = Skip("joined_to_its_request")
 
 def detect(record: dict[str, Any]) -> bool:
     """A typed payload with the time it was written."""
-    return (
-        {"timestamp", "type", "payload"} <= record.keys()
-        and record["type"] in _TYPES
-        and isinstance(record["payload"], dict)
-    )
+    return takes(record) and record["type"] in _TYPES
+
+
+def takes(record: dict[str, Any]) -> bool:
+    """A payload of any type: new versions add some."""
+    return {"timestamp", "type", "payload"} <= record.keys() and isinstance(record["payload"], dict)
 
 
 def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:

@@ -43,7 +43,12 @@ _URIS = {
 
 
 def detect(record: dict[str, Any]) -> bool:
-    """A row of the frontend's logger, of whichever of its parts."""
+    """A row of the frontend's logger, of a part of Dynamo's own."""
+    return takes(record) and "dynamo" in record["target"]
+
+
+def takes(record: dict[str, Any]) -> bool:
+    """A row of the frontend's logger, of whichever of its parts: libraries write to it, too."""
     return all(isinstance(record.get(key), str) for key in ("time", "level", "target", "message"))
 
 

@@ -30,6 +30,7 @@ summary = "Envoy AI Gateway JSON access logs (JSONL)"
 _ENVOYS = frozenset(("response_code", "response_flags", "response_code_details", ":authority", "x-envoy-upstream-service-time",
                      "x-envoy-origin-path", "upstream_host"))  # fmt: skip
 _USAGE = "gen_ai.usage."
+_CACHED = (f"{_USAGE}cached_input_tokens", f"{_USAGE}cache_read.input_tokens")
 
 
 def detect(record: dict[str, Any]) -> bool:
@@ -67,11 +68,12 @@ def read(record: dict[str, Any]) -> Request | Skip:
             "prompt_tokens": _given(record, f"{_USAGE}input_tokens"),
             "completion_tokens": _given(record, f"{_USAGE}output_tokens"),
             "prompt_tokens_details": {
-                "cached_tokens": _given(record, f"{_USAGE}cached_input_tokens")
-                or _given(record, f"{_USAGE}cache_read.input_tokens"),
+                "cached_tokens": next((c for k in _CACHED if (c := _given(record, k)) is not None), None),
             },
         },
     )
+    if not out.input_tokens and not out.output_tokens:  # 0 where no model answered
+        out.input_tokens = out.output_tokens = out.cached_input_tokens = out.tokens_source = None
     _outcome(out, record)
     kept = {k: _given(record, k) for k in ("x-envoy-upstream-service-time", "x-envoy-origin-path")}
     out.extra_json = leftovers(kept, kept)

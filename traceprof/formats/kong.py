@@ -68,9 +68,14 @@ def _object(value: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _ai(plugins: Any) -> dict[str, dict[str, Any]]:
-    """What the AI plugins noted, together; of what several noted, the first holds."""
+    """What the AI plugins noted, together; of what several noted, the proxy's holds, else the first.
+
+    What a transformer noted is of the call that it made itself, to rewrite a request or an answer.
+    """
     out: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
-    for plugin in plugins.values() if isinstance(plugins, dict) else ():
+    known = plugins if isinstance(plugins, dict) else {}
+    own = [name for name in known if "transformer" not in str(name)] or list(known)
+    for plugin in (known[name] for name in sorted(own, key=lambda name: "proxy" not in str(name))):
         for part in _PARTS if isinstance(plugin, dict) else ():
             out[part] = {**_object(plugin, part), **out[part]}
     return out

@@ -1,12 +1,15 @@
 """LangSmith runs: JSONL of `list_runs` or the export API, and the bulk export (Parquet, in which inputs and outputs are JSON text).
 
-Only runs of type llm are model calls. The session is what the program wrote to `extra.metadata`; the top-level `session_id` is
-the project. Large inputs lie in another place (`inputs_s3_urls`) and are absent here. Times without a zone are UTC. Source:
-langchain-ai/langsmith-sdk bc8dd672a and 012d990, docs run-data-format 06aee259, data-export 09798759.
+Only runs of type llm are model calls, and of those around one another only the innermost, so they are held on disk until the log's
+end (see `held`); a run that was exported again once it had ended takes the place of the one before. The session is what the program
+wrote to `extra.metadata`; the top-level `session_id` is the project. Large inputs lie in another place (`inputs_s3_urls`) and are
+absent here. Times without a zone are UTC. Source: langchain-ai/langsmith-sdk bc8dd672a and 012d990, docs run-data-format 06aee259,
+data-export 09798759.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from traceprof import bodies
@@ -16,13 +19,16 @@ from traceprof.formats.base import (
     BadRecord,
     Has,
     Request,
+    Result,
     Skip,
+    attempt,
     count,
     first_of,
     leftovers,
     parse_time,
     text,
 )
+from traceprof.formats.held import Held, key_of
 
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
 summary = "LangSmith runs, also of the bulk export (JSONL, JSON, Parquet)"
@@ -35,13 +41,33 @@ def detect(record: dict[str, Any]) -> bool:
     return "run_type" in record and ("dotted_order" in record or {"trace_id", "start_time", "inputs"} <= record.keys())  # fmt: skip
 
 
-def read(record: dict[str, Any]) -> spans.Rows | Skip:
-    """One request of an llm run."""
-    kind = record.get("run_type")
-    if kind != "llm":
-        if not isinstance(kind, str):
-            raise BadRecord("missing_field", "no run_type")
-        return Skip("embedding" if kind == "embedding" else "not_a_generation")
+def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
+    """All runs of one import; yields (record, what it became), other types first."""
+    parents: set[int] = set()  # 64 bits of each id that an llm run names as its parent
+    with Held() as held:
+        for record in records:
+            value = record.value
+            kind = value.get("run_type")
+            if not isinstance(kind, str):
+                yield record, BadRecord("missing_field", "no run_type")
+            elif kind != "llm":
+                yield record, Skip("embedding" if kind == "embedding" else "not_a_generation")
+            else:
+                parent = text(value.get("parent_run_id"))
+                if parent is not None:
+                    parents.add(key_of(parent))
+                done = held.keep(record, text(value.get("id")), int(value.get("end_time") not in (None, "")))
+                if done is not None:
+                    yield done
+        for record in held:
+            name = text(record.value.get("id"))
+            if name is not None and key_of(name) in parents:
+                yield record, Skip("repeats_its_child")
+            else:
+                yield record, attempt(_read, record.value)
+
+
+def _read(record: dict[str, Any]) -> spans.Rows:
     out = Request(clock="absolute", arrival_quality="measured", request_id=text(record.get("id")))
     extra = bodies.as_object(record.get("extra")) or {}
     about = bodies.as_object(extra.get("metadata")) or {}

@@ -80,7 +80,7 @@ class _Row:
     """One element of a log under a map."""
 
     def __init__(self, plan: Map, value: Any, record: dict[str, Any]) -> None:
-        self.map, self.value, self.record = plan, value, record
+        self.map, self.value, self.record = plan, bodies.decoded(value), record
         self.out = Request()
 
     def at(self, path: str) -> Any:
@@ -94,6 +94,10 @@ class _Row:
         return None if field is None else self.at(field.path)
 
     def read(self) -> Read:
+        if not isinstance(self.value, (dict, list)):
+            raise BadRecord(
+                "wrong_type", f"an element of {self.map.each} is {_shape(self.value)}, not an object"
+            )
         if any(condition.holds(self.at(condition.path)) for condition in self.map.skip):
             return Skip("skipped_by_map")
         self._times()

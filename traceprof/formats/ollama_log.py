@@ -47,14 +47,14 @@ def detect(record: Any) -> bool:
 
 def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
     """All lines of all files."""
-    zone: int | None = None  # us that access lines are ahead of UTC, once a line tells it
+    zone: int | None = None  # us that access lines are ahead of UTC, as the last line before that tells it
     for record in records:
         line = record.value if isinstance(record.value, str) else ""
         if "[GIN]" in line[:160]:
             found = _GIN.search(line, 0, 400)
             yield record, Skip("other_line") if found is None else attempt(_request, record, found, zone)
             continue
-        said = _SLOG.search(line, 0, 160) if zone is None and "time=" in line[:80] else None
+        said = _SLOG.search(line, 0, 160) if "time=" in line[:80] else None
         if said is not None:
             zone = _ahead(said[2])
         yield record, Skip("other_line")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from traceprof import bodies
 from traceprof.bodies import openai
 from traceprof.formats import pairs
 from traceprof.formats.base import Has
@@ -19,4 +20,15 @@ read = pairs.read
 
 def detect(record: dict[str, Any]) -> bool:
     """Whether the record is, or directly holds, a chat or text completion body."""
-    return pairs.is_pair(record, openai)
+    found = pairs.find(record)
+    if found is None or bodies.of_pair(found.dialect, pairs.answer(record, found)) is not openai:
+        return False
+    return found.cut is not None or _asks(found.body)
+
+
+def _asks(body: dict[str, Any]) -> bool:
+    """Whether it is for a model: translations, linters' reports and exports of chats have `messages` too, without roles."""
+    said = body.get("messages")
+    if "messages" not in body or isinstance(body.get("model"), str):
+        return True
+    return isinstance(said, list) and any(isinstance(one, dict) and "role" in one for one in said)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from traceprof.bodies import openai
+from traceprof.formats import pairs
 from traceprof.formats.base import (
     SESSION_KEYS,
     BadRecord,
@@ -27,7 +28,7 @@ from traceprof.formats.base import (
 has = Has.ARRIVALS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
 summary = "completions without their requests: stored ones in pages, or answers logged alone (JSON, JSONL)"
 
-_ASKED = {"messages", "prompt", "request", "body", "input"}  # where a logger would have the request
+_ASKED = frozenset(("messages", "prompt", *pairs.REQUEST_KEYS))  # where a logger would have the request
 
 
 def detect(record: dict[str, Any]) -> bool:

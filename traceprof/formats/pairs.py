@@ -28,7 +28,7 @@ from traceprof.formats.base import (
     text,
 )
 
-_REQUEST_KEYS = (
+REQUEST_KEYS = (
     "request",
     "req",
     "request_body",
@@ -100,7 +100,7 @@ _ROLES: dict[str, tuple[str, int]] = {
     for rank, key in enumerate(keys)
 }  # fmt: skip
 _MAPPED = frozenset(
-    (*_ROLES, *_REQUEST_KEYS, *_RESPONSE_KEYS, *_COUNT_KEYS, "total_tokens", "messages", "prompt", "model", "user", "user_id", "app", "tools",
+    (*_ROLES, *REQUEST_KEYS, *_RESPONSE_KEYS, *_COUNT_KEYS, "total_tokens", "messages", "prompt", "model", "user", "user_id", "app", "tools",
      "functions", "stream", "parent_request_id", "turn", "turn_index", "error", "usage", "metadata")
 )  # fmt: skip
 
@@ -149,12 +149,12 @@ def find(record: dict[str, Any]) -> Found | None:
     dialect = bodies.of_request(record)
     if dialect is not None:
         return Found(record, dialect, True)
-    for key in _REQUEST_KEYS:
+    for key in REQUEST_KEYS:
         value = bodies.as_object(record.get(key))
         for body in (value, bodies.as_object(value.get("body"))) if value else ():
             if body is not None and (dialect := bodies.of_request(body)) is not None:
                 return Found(body, dialect, False)
-    for key in _REQUEST_KEYS:
+    for key in REQUEST_KEYS:
         given = bodies.decoded(record.get(key))
         for body in (given, given.get("body") if isinstance(given, dict) else None):
             if _is_cut(body):
@@ -212,7 +212,7 @@ def read(record: dict[str, Any]) -> Request | Skip | list[Request | Skip]:
 
 def _other_kind(record: dict[str, Any]) -> str:
     """What a record asks for that generates no text; raises BadRecord when it asks for nothing that we know."""
-    for value in (record, *(bodies.decoded(record.get(key)) for key in _REQUEST_KEYS)):
+    for value in (record, *(bodies.decoded(record.get(key)) for key in REQUEST_KEYS)):
         inner = bodies.decoded(value.get("body")) if isinstance(value, dict) else None
         kind = bodies.other_kind(value) or bodies.other_kind(inner)
         if kind is not None:

@@ -1,7 +1,7 @@
 """Arize Phoenix: rows of a spans dataframe (JSONL, CSV, Parquet), a saved TraceDataset (Parquet), and spans of its REST API.
 
-A column is a field of the span or an attribute of OpenInference; messages are lists with dotted names, in CSV as Python writes
-them, which is parsed as a literal up to 1 MiB and never run. JSON cuts times to ms. Calls that several spans tell of are
+A column is a field of the span or an attribute of OpenInference; messages are lists with dotted names, in CSV as Python or numpy
+writes them, which is parsed as a literal up to 1 MiB and never run. JSON cuts times to ms. Calls that several spans tell of are
 taken once, the innermost. Source: Arize-ai/phoenix 9478f954 (trace_dataset.py).
 """
 
@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from traceprof.bodies import decoded
+from traceprof.bodies import decoded, literals
 from traceprof.bodies.conventions import Calls
 from traceprof.bodies.openinference import KIND
 from traceprof.bodies.otel import Event, Span, attributes, get, hex_id, is_failure, items, moment
@@ -80,4 +80,13 @@ def _cell(value: Any) -> Any:
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return _of_numpy(value)
+
+
+def _of_numpy(value: str) -> Any:
+    """A list out of what numpy writes, which has no commas: a dataframe read from Parquet holds its arrays."""
+    try:
+        found, end = literals.value(value)
+    except literals.BadLiteral:
         return value
+    return found if end == len(value.rstrip()) else value

@@ -1,7 +1,7 @@
 """SageMaker data capture: one object a call of an endpoint, input and output as JSON, Base64 or CSV.
 
-The only time is `inferenceTime`, to 1 s. Input and output may be captured in records of their own: they are joined on eventId, and those
-whose other half is still to come are held in memory. Streamed answers are not captured, and a share of the calls is sampled away.
+The only time is `inferenceTime`, to 1 s. Input and output may be captured in records of their own: they are joined on eventId, and lie
+in a temporary file until all of the log is read. Streamed answers are not captured, and a share of the calls is sampled away.
 Bodies are TGI's or OpenAI's; rows of CSV come from other models. Source: ai-dynamo/aiperf 1acb3691; AWS docs.
 """
 
@@ -28,6 +28,7 @@ from traceprof.formats.base import (
     parse_time,
     text,
 )
+from traceprof.formats.held import Held, key_of
 
 has = Has.ARRIVALS | Has.TEXT | Has.OUTPUTS | Has.LENGTHS | Has.SESSIONS
 summary = "SageMaker data capture of TGI and OpenAI-like endpoints (JSONL)"
@@ -41,31 +42,52 @@ def detect(record: dict[str, Any]) -> bool:
 
 
 def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
-    """Yields (record, what it became): a whole record at once, halves when the other one comes or at the end."""
-    halves: dict[str, Any] = {}
-    for record in records:
-        sides = _captured(record.value)
-        event = text(_object(record.value.get("eventMetadata")).get("eventId"))
-        if event is None or (_INPUT in sides) == (_OUTPUT in sides):
-            yield record, attempt(_request, record.value, sides)
-            continue
-        other = halves.get(event)
-        if other is None:
-            halves[event] = record
-        elif (_INPUT in _captured(other.value)) == (_INPUT in sides):
-            yield record, BadRecord("duplicate_request_id", "the same half of an event again")
-        else:
-            del halves[event]
-            asked, answered = (record, other) if _INPUT in sides else (other, record)
-            both = {**_captured(answered.value), **_captured(asked.value)}
-            yield asked, attempt(_request, asked.value, both)
-            yield answered, Skip("joined_to_its_request")
-    for record in halves.values():
-        sides = _captured(record.value)
-        if _INPUT in sides:
-            yield record, attempt(_request, record.value, sides)
-        else:
-            yield record, BadRecord("no_prompt", "an answer whose request is in none of the files given")
+    """Yields (record, what it became): a whole record at once; halves at the end, until which they lie on disk."""
+    seen: dict[int, set[str]] = {}
+    with Held() as halves:
+        for record in records:
+            sides = _captured(record.value)
+            key = _key(record)
+            if key is None or len(sides) != 1:
+                yield record, attempt(_request, record.value, sides)
+            elif sides.keys() <= seen.setdefault(key, set()):
+                yield record, BadRecord("duplicate_request_id", "the same half of an event again")
+            else:
+                seen[key].update(sides)
+                refused = halves.keep(record, None)
+                if refused is not None:
+                    yield refused
+        waiting: dict[int, Any] = {}
+        for record in halves:
+            key = _key(record) or 0  # none where JSON cannot spell the id the same way twice
+            if key in waiting:
+                yield from _joined(record, waiting.pop(key))
+            elif len(seen.get(key, ())) == 2:
+                waiting[key] = record
+            else:
+                yield from _alone(record)
+        for record in waiting.values():  # whose other half could not be kept
+            yield from _alone(record)
+
+
+def _key(record: Any) -> int | None:
+    event = text(_object(record.value.get("eventMetadata")).get("eventId"))
+    return None if event is None else key_of(event)
+
+
+def _joined(one: Any, other: Any) -> Iterator[tuple[Any, Result]]:
+    asked, answered = (one, other) if _INPUT in _captured(one.value) else (other, one)
+    both = {**_captured(answered.value), **_captured(asked.value)}
+    yield asked, attempt(_request, asked.value, both)
+    yield answered, Skip("joined_to_its_request")
+
+
+def _alone(record: Any) -> Iterator[tuple[Any, Result]]:
+    sides = _captured(record.value)
+    if _INPUT in sides:
+        yield record, attempt(_request, record.value, sides)
+    else:
+        yield record, BadRecord("no_prompt", "an answer whose request is in none of the files given")
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -81,7 +81,7 @@ def read_all(records: Iterable[Any]) -> Iterator[tuple[Any, Result]]:
     yield from log.rest()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Event:
     """A line that waits for others: an OpenAI body, or what received one request or a batch of them."""
 
@@ -91,7 +91,7 @@ class _Event:
     resolution_us: int | None
     affinity: str | None
     body: dict[str, Any] | None = None
-    left: int = 1  # requests of it that have no end yet
+    left: dict[str, int | None] = field(default_factory=dict)  # rids without an end, and places in a batch
 
 
 class _Log:
@@ -99,7 +99,7 @@ class _Log:
 
     def __init__(self) -> None:
         self.held = 0
-        self._open: dict[str, tuple[_Event, int | None]] = {}  # by rid, with the place in a batch
+        self._open: dict[str, _Event] = {}  # by rid
         self._bodies: deque[_Event] = deque()
         self._clocks: dict[str, LineClock] = {}
         self._zone: int | None = None  # us that lines are ahead of UTC, once a request has told it
@@ -146,12 +146,10 @@ class _Log:
         names = [text(rid) or f"row {event.record.row}/{i}" for i, rid in enumerate(rids)]
         if not names or any(name.startswith("HEALTH_CHECK") for name in names):
             return [(event.record, Skip("health_check" if names else "empty_list"))]
-        before = [
-            pair for name in names if name in self._open for pair in self._unfinished(self._open[name][0])
-        ]
+        before = [pair for name in names if name in self._open for pair in self._unfinished(self._open[name])]
         for i, name in enumerate(names):
-            self._open[name] = event, i if len(names) > 1 else None
-        event.left = len(names)
+            self._open[name] = event
+            event.left[name] = i if len(names) > 1 else None
         self.held += len(event.record.raw)
         return before
 
@@ -161,10 +159,10 @@ class _Log:
         out = out if isinstance(out, dict) else {}
         self._learn(event, out.get("meta_info"))
         settled: list[tuple[Any, Result]] = []
-        begun = self._open.pop(name, (None, None))[0] if name is not None else None
-        if begun is not None:
+        begun = self._open.pop(name, None) if name is not None else None
+        if name is not None and begun is not None:
             settled = self._find_body(begun, sglang.words(event.obj.get("text"))[0])
-            begun.left -= 1
+            del begun.left[name]
             if not begun.left:
                 self.held -= len(begun.record.raw)
                 settled.append((begun.record, Skip("joined_to_its_request")))
@@ -172,7 +170,7 @@ class _Log:
 
     def _unfinished(self, event: _Event, status: int | None = None) -> list[tuple[Any, Result]]:
         """A line that received requests, as those of them that never ended, and the body that belongs to it."""
-        mine = {name: i for name, (e, i) in self._open.items() if e is event}
+        mine = event.left
         for name in mine:
             del self._open[name]
         self.held -= len(event.record.raw)
@@ -192,22 +190,22 @@ class _Log:
     def refused(self, record: Any) -> list[tuple[Any, Result]]:
         """A refusal in the access log, which names no request: it is that of the only one that is open."""
         found = _ACCESS.search(record.value)
-        open_ = {id(e): e for e, _ in self._open.values()} if found else {}
-        if found is None or len(open_) != 1:
+        only = next(iter(self._open.values()), None)
+        if found is None or only is None or len(only.left) != len(self._open):
             return [(record, Skip("other_line"))]
-        settled = self._unfinished(next(iter(open_.values())), int(found[1]))
+        settled = self._unfinished(only, int(found[1]))
         return [*settled, (record, Skip("joined_to_its_request"))]
 
     def oldest(self) -> list[tuple[Any, Result]]:
         """The line that has waited for longest."""
         if len(self._bodies) > len(self._open):
             return [self._alone(self._bodies.popleft())]
-        return self._unfinished(next(iter(self._open.values()))[0])
+        return self._unfinished(next(iter(self._open.values())))
 
     def rest(self) -> Iterator[tuple[Any, Result]]:
         """What waits at the end of the log."""
-        while self._open:
-            yield from self._unfinished(next(iter(self._open.values()))[0])
+        for event in dict.fromkeys(self._open.values()):
+            yield from self._unfinished(event)
         yield from map(self._alone, self._bodies)
 
     def _find_body(self, begun: _Event, said: str | None) -> list[tuple[Any, Result]]:

@@ -35,7 +35,8 @@ summary = "W&B Weave calls of model clients (JSONL, JSON)"
 
 _CLIENTS = re.compile(
     r"(?:^|\.)(?:chat\.completions\.(?:create|parse|stream)|completions\.create|responses\.(?:create|parse)|(?:async)?messages\.(?:create|stream)"
-    r"|chat\.(?:complete|stream)(?:_async)?|chat_completion|completions_create)$",
+    r"|chat\.(?:complete|stream)(?:_async)?|chat_completion|completions_create|(?:async)?models\.generate_content(?:_stream)?"
+    r"|bedrockruntime\.converse(?:_stream)?)$",
     re.IGNORECASE,
 )
 _WRAPPERS = re.compile(
