@@ -165,7 +165,7 @@ def _plan(
     plan: list[tuple[sources.Source, sources.Sniff]] = []
     described: list[dict[str, Any]] = []
     for source in files:
-        found = sources.sniff(source, options.format)
+        found = sources.sniff(source, options.format, options.max_record_bytes)
         described.append(
             {
                 "file": source.name,
@@ -223,7 +223,10 @@ def _read(
         done += float(run.sizes.sum())
         say(done)
     for name, members in joined.items():
-        runs.extend(_read_joined(formats.load(name), members, options, spool / f"joined-{name}"))
+        for run in _read_joined(formats.load(name), members, options, spool / f"joined-{name}"):
+            runs.append(run)
+            done += float(run.sizes.sum())
+            say(done)
     return runs
 
 

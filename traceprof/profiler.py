@@ -913,7 +913,9 @@ def _previews(tokenizer: Tokenizer | None, prefix: Prefix, told: list[bool]) -> 
 def _preview(tokenizer: Tokenizer, ids: NDArray[Any], others: list[NDArray[Any]]) -> str:
     """How a prefix starts; one that continues another of the list, how it goes on from there."""
     shown = max((len(o) for o in others if len(o) < len(ids) and np.array_equal(o, ids[: len(o)])), default=0)
-    opening = not shown and len(ids) > 1 and not tokenizer.decode(ids[:1], special=False)  # it begins every prompt
+    opening = (
+        not shown and len(ids) > 1 and not tokenizer.decode(ids[:1], special=False)
+    )  # it begins every prompt
     words = " ".join(tokenizer.decode(ids[shown + opening : shown + PREVIEW_CHARS]).split())
     if shown and len(words) < 12:  # too little to know it by: show how it ends
         words = " ".join(tokenizer.decode(ids[-40:]).split())

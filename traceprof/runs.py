@@ -112,6 +112,7 @@ _SAVED = "run.npz"
 _ARRAYS = ("keys", "ids", "sizes", "places", "arrivals", "clocks")
 _COUNTED = ("requests", "records", "rejects", "skipped", "formats", "has_content", "has_tokens")
 _BATCH = 1024
+_REJECT_BYTES = 4 << 20  # of records that were rejected, kept before they are written
 # rows of a record batch: the merge reads whole ones, so batches of what may be large are short
 _PIECE = {"requests": _BATCH, "content": 64, "tokens": 64}
 _TEXT = ("messages_json", "prompt_text", "tools_json", "output_json", "extra_json")
@@ -141,6 +142,8 @@ class RunWriter:
         self._arrivals: list[int] = []
         self._clocks: list[int] = []
         self._rejects: list[tuple[str, int, str, str, str, str | None]] = []
+        self._rejected = 0  # bytes of text in them
+        self._reject_file: Any = None
         empty = np.empty(0)
         self.run = Run(folder, empty.astype(np.int64), empty.astype(np.uint64), empty.astype(np.int32))
 
@@ -157,7 +160,8 @@ class RunWriter:
         several = result if isinstance(result, list) else (result,)
         share = len(raw) // max(1, len(several))
         for place, one in enumerate(several):
-            self._add(file, fmt, row, place, raw, one, share)
+            if self._add(file, fmt, row, place, raw, one, share):
+                raw = b""  # the text of a record stands at the first of its rejects
 
     def _add(
         self,
@@ -168,30 +172,27 @@ class RunWriter:
         raw: bytes | memoryview,
         result: Request | Skip | BadRecord,
         size: int,
-    ) -> None:
+    ) -> bool:
+        """Take one of a record's results; whether it is a reject."""
         run = self.run
         run.records += 1
         if type(result) is Request:
             bad = _check(result)
             if bad is None:
                 self._take((file, fmt, row, place), result, size)
-                return
+                return False
             result = bad
         if isinstance(result, Skip):
             run.skipped[result.reason] += 1
-            return
+            return False
         assert isinstance(result, BadRecord)
         run.rejects[result.reason] += 1
-        self._rejects.append(
-            (
-                file,
-                row,
-                fmt.replace("_", "-"),
-                result.reason,
-                result.detail,
-                bytes(raw).decode("utf-8", "replace") or None,
-            )
-        )
+        said = bytes(raw).decode("utf-8", "replace") or None
+        self._rejects.append((file, row, fmt.replace("_", "-"), result.reason, result.detail, said))
+        self._rejected += len(said or "")
+        if len(self._rejects) >= _BATCH or self._rejected > _REJECT_BYTES:
+            self._flush_rejects()
+        return True
 
     def _take(self, where: tuple[str, str, int, int], request: Request, size: int) -> None:
         arrival = request.arrival_us
@@ -311,15 +312,21 @@ class RunWriter:
             arrivals, clocks = arrivals[order], clocks[order]
         run.keys, run.ids, run.sizes = keys, ids, sizes
         run.arrivals, run.clocks = arrivals, clocks
-        if self._rejects:
-            cells = dict(
-                zip(
-                    (c.name for c in schema.REJECTS), map(list, zip(*self._rejects, strict=True)), strict=True
-                )
-            )
-            _write_ipc(self.folder / "rejects.arrow", _batch(cells, schema.REJECTS))
+        self._flush_rejects()
+        if self._reject_file is not None:
+            self._reject_file.close()
         run.save()
         return run
+
+    def _flush_rejects(self) -> None:
+        if not self._rejects:
+            return
+        columns = map(list, zip(*self._rejects, strict=True))
+        batch = _batch(dict(zip((c.name for c in schema.REJECTS), columns, strict=True)), schema.REJECTS)
+        if self._reject_file is None:
+            self._reject_file = _new_ipc(self.folder / "rejects.arrow", batch.schema)
+        self._reject_file.write_batch(batch)
+        self._rejects, self._rejected = [], 0
 
 
 def _identity(file: str, fmt: str, row: int, place: int, request: Request) -> tuple[str | int, ...]:
@@ -376,11 +383,6 @@ def _id_hashes(ids: list[bytes]) -> NDArray[np.uint64]:
 
 def _new_ipc(path: Path, spec: pa.Schema, compression: str | None = None) -> Any:
     return pa.ipc.new_file(str(path), spec, options=pa.ipc.IpcWriteOptions(compression=compression))
-
-
-def _write_ipc(path: Path, batch: pa.RecordBatch) -> None:
-    with _new_ipc(path, batch.schema) as writer:
-        writer.write_batch(batch)
 
 
 def _read_ipc(path: Path, start: int, count: int) -> pa.Table:
@@ -474,7 +476,7 @@ def _set_aside(
     if options.duplicates != "reject":
         return
     folder.mkdir(parents=True, exist_ok=True)
-    batches = []
+    writer: Any = None
     for i, run in enumerate(runs):
         places = np.flatnonzero(again[base[i] : base[i + 1]])
         if not len(places):
@@ -498,10 +500,11 @@ def _set_aside(
             ],
             "raw": raw,
         }
-        batches.append(_batch(columns, schema.REJECTS))
-    with _new_ipc(folder / "rejects.arrow", batches[0].schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
+        batch = _batch(columns, schema.REJECTS)
+        if writer is None:
+            writer = _new_ipc(folder / "rejects.arrow", batch.schema)
+        writer.write_batch(batch)
+    writer.close()
 
 
 def _cuts(sizes: NDArray[np.int32], part_bytes: int) -> list[int]:

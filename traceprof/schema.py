@@ -145,7 +145,11 @@ REJECTS: tuple[Column, ...] = (
     _c("source_format", _STR, "reader that refused it", False),
     _c("reason", _STR, "why, as one word that can be counted", False),
     _c("detail", _STR, "why, in words", False),
-    _c("raw", pa.large_string(), "the record as it stands in the file; null when it is too large to keep"),
+    _c(
+        "raw",
+        pa.large_string(),
+        "the record as it stands in the file; null when it is too large to keep, or stands at a reject of it before",
+    ),
 )
 
 PROFILE_REQUESTS: tuple[Column, ...] = (

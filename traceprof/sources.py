@@ -237,11 +237,16 @@ def _compression(magic: bytes) -> str | None:
     return next((kind for begins, kind in _MAGIC.items() if magic.startswith(begins)), None)
 
 
+_PROSE = (".md", ".rst", ".html", ".pdf")
+
+
 def sniff(source: Source, force: str | None = None, limit: int = MAX_RECORD_BYTES) -> Sniff:
     """Container and format of a file by its first records; `force` names the format and leaves the container to find.
 
     Raises TraceprofError when nothing in the sample tells two formats apart.
     """
+    if not source.named and source.name.lower().endswith(_PROSE):
+        return Sniff(None, None, "prose, whose examples are no log; name the file itself to have it read")
     if not source.named and _OFFLOADED.search(source.name):
         return Sniff(None, None, "a body that Bedrock moved out of its log; the log has the row")
     with open_stream(source.path) as stream:
@@ -301,6 +306,7 @@ class Look(NamedTuple):
     container: str
     records: list[Any]
     envelope: str | None
+    long: bool = False  # there is JSON, but its first record is over the limit
 
 
 def look(
@@ -317,6 +323,8 @@ def look(
     container, records = sample(head, whole)
     if not records and not whole and container != "csv":
         records = _long_sample(path, container, limit)
+        if not records and head.lstrip()[:1] in (b"{", b"["):
+            return Look(container, [], None, long=True)
     if not unwrap:
         return Look(container, records, None)
     if container != "json" and not formats.detect(records)[0]:
@@ -352,6 +360,8 @@ def _whole(values: Iterator[tuple[int, bytes | TooLarge]]) -> list[bytes]:
 
 def _unknown(found: Look) -> str:
     if not found.records:
+        if found.long:
+            return "its first record is longer than --max-record-bytes or no whole JSON; raise the limit"
         return "neither JSON, JSON lines nor CSV"
     first = found.records[0]
     if str(next(iter(first), "") if isinstance(first, dict) else first).startswith(("data:", "event:")):
