@@ -181,16 +181,7 @@ def _turns(message: dict[str, Any]) -> list[dict[str, Any]]:
             thought.append(str(block.get("thinking") or ""))
         elif kind != "redacted_thinking":
             parts.append(_unmarked(block))
-    if not parts and not calls and not thought and results:
-        return results
-    out: dict[str, Any] = {"role": message.get("role"), "content": openai.one_text(parts) if parts else None}
-    if thought:
-        out["reasoning_content"] = "".join(thought)
-    if calls:
-        out["tool_calls"] = calls
-    elif not parts:
-        out["content"] = ""
-    return [*results, out]
+    return openai.turn(message.get("role"), parts, calls, thought, results)
 
 
 def _unmarked(value: Any) -> Any:

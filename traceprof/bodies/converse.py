@@ -208,16 +208,7 @@ def _turns(message: dict[str, Any]) -> list[dict[str, Any]]:
             thought.append(str((_object(reason, "reasoningText") or {}).get("text") or ""))
         else:
             said.extend(_parts([block]))
-    if results and not (said or calls or thought):
-        return results
-    out: dict[str, Any] = {"role": message.get("role"), "content": openai.one_text(said) if said else None}
-    if thought:
-        out["reasoning_content"] = "".join(thought)
-    if calls:
-        out["tool_calls"] = calls
-    elif not said:
-        out["content"] = ""
-    return [*results, out]
+    return openai.turn(message.get("role"), said, calls, thought, results)
 
 
 def _object(block: Any, key: str) -> dict[str, Any] | None:

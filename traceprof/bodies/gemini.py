@@ -229,16 +229,7 @@ def turns(content: Any, role: str, always: str | None = None) -> list[dict[str, 
             thought.append(str(part.get("text") or ""))
         else:
             said.append(_part(part))
-    if results and not (said or calls or thought):
-        return results
-    out: dict[str, Any] = {"role": speaker, "content": openai.one_text(said) if said else None}
-    if thought:
-        out["reasoning_content"] = "".join(thought)
-    if calls:
-        out["tool_calls"] = calls
-    elif not said:
-        out["content"] = ""
-    return [*results, out]
+    return openai.turn(speaker, said, calls, thought, results)
 
 
 def _id(value: dict[str, Any], name: str) -> dict[str, Any]:

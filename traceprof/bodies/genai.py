@@ -261,18 +261,10 @@ def _turn(message: Any) -> list[Any]:
             thought.append(str(part.get("content") or ""))
         else:
             said.append(_part(part))
-    if results and not (said or calls or thought):
-        return results
-    out: dict[str, Any] = {"role": message.get("role"), "content": openai.one_text(said) if said else None}
-    if thought:
-        out["reasoning_content"] = "".join(thought)
-    if calls:
-        out["tool_calls"] = calls
-    elif not said:
-        out["content"] = ""
-    if text(message.get("name")):
-        out["name"] = text(message["name"])
-    return [*results, out]
+    turns = openai.turn(message.get("role"), said, calls, thought, results)
+    if text(message.get("name")) and turns is not results:
+        turns[-1]["name"] = text(message["name"])
+    return turns
 
 
 def _written(value: Any) -> str:

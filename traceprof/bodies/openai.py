@@ -168,6 +168,22 @@ def one_text(parts: list[Any]) -> Any:
     return parts
 
 
+def turn(
+    role: Any, said: list[Any], calls: list[Any], thought: list[str], results: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The messages of one turn that another dialect keeps as blocks: results of tools first, as a server puts them, then what was said."""
+    if results and not (said or calls or thought):
+        return results
+    out: dict[str, Any] = {"role": role, "content": one_text(said) if said else None}
+    if thought:
+        out["reasoning_content"] = "".join(thought)
+    if calls:
+        out["tool_calls"] = calls
+    elif not said:
+        out["content"] = ""
+    return [*results, out]
+
+
 def params(body: dict[str, Any]) -> dict[str, Any] | None:
     """Sampling parameters of a request body, in the schema's struct; None when there are none."""
     got: dict[str, Any] = {}

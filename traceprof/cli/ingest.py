@@ -24,12 +24,6 @@ from traceprof.cli import private
 def command(
     logs: tuple[str, ...],
     out: str,
-    privacy: str,
-    key: str | None,
-    unit: int,
-    tokenizer: str | None,
-    chat_template: str | None,
-    cut_prompts: bool,
     strict: bool,
     as_json: bool,
     quiet: bool,
@@ -44,18 +38,14 @@ def command(
     traceprof ingest 'logs/2026-03-*/*.jsonl.gz' -o trace
     traceprof ingest logs/ -o trace --privacy hashes --key ~/.traceprof.key
     """
+    kept = private.taken(words)
     with opt.progress(quiet or as_json) as say:
         trace, info = private.make_trace(
             logs,
             out,
             opt.make_options(**words),
             say,
-            privacy=privacy,
-            key=key,
-            unit=unit,
-            tokenizer=tokenizer,
-            chat_template=chat_template,
-            cut_prompts=cut_prompts,
+            kept,
         )
     found = trace.manifest
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -28,18 +28,24 @@ def privacy_options(function: F) -> F:
     return function
 
 
+class Kept(NamedTuple):
+    """What the trace is to keep of prompts, and what turns them into ids."""
+
+    privacy: str
+    key: str | None
+    unit: int
+    tokenizer: str | None
+    chat_template: str | None
+    cut_prompts: bool
+
+
+def taken(words: dict[str, Any]) -> Kept:
+    """These options out of a command's; what is left decides how logs are read."""
+    return Kept(**{name: words.pop(name) for name in Kept._fields})
+
+
 def make_trace(
-    logs: tuple[str, ...],
-    out: str | Path,
-    settings: Options,
-    say: Progress | None,
-    *,
-    privacy: str,
-    key: str | None,
-    unit: int,
-    tokenizer: str | None = None,
-    chat_template: str | None = None,
-    cut_prompts: bool = False,
+    logs: tuple[str, ...], out: str | Path, settings: Options, say: Progress | None, kept: Kept
 ) -> tuple[Trace, TokenizerInfo | None]:
     """Ingest the logs into `out`; below privacy level `text` tokenized, and without the text, which never stands in `out`.
 
@@ -49,8 +55,8 @@ def make_trace(
     from traceprof.errors import UsageError
     from traceprof.ingest import ingest
 
-    if privacy == "text":
-        if key is not None:
+    if kept.privacy == "text":
+        if kept.key is not None:
             raise UsageError("--key does nothing at --privacy text", remedy="add --privacy hashes, or tokens")
         return ingest(logs, out, settings, say), None
     from traceprof.privacy import Key, protect
@@ -58,12 +64,17 @@ def make_trace(
     from traceprof.trace import workspace
 
     target = Path(out).resolve()
-    if key is not None and target in Path(key).resolve().parents:
+    if kept.key is not None and target in Path(kept.key).resolve().parents:
         raise UsageError("the key lies inside the trace", remedy="keep --key FILE elsewhere")
-    secret = Key.random() if key is None else Key.file(key)
+    secret = Key.random() if kept.key is None else Key.file(kept.key)
     with workspace(target, resume=".text.*.partial/ingest.json" if settings.resume else None) as folder:
         text = ingest(logs, folder / "text", settings, say)
         info = tokenize(
-            text, tokenizer, chat_template, cut_prompts=cut_prompts, jobs=settings.jobs, progress=say
+            text,
+            kept.tokenizer,
+            kept.chat_template,
+            cut_prompts=kept.cut_prompts,
+            jobs=settings.jobs,
+            progress=say,
         )
-        return protect(text, out, privacy, secret, unit=unit, progress=say), info
+        return protect(text, out, kept.privacy, secret, unit=kept.unit, progress=say), info

@@ -30,12 +30,6 @@ from traceprof.cli import private
 def command(
     logs: tuple[str, ...],
     out: str,
-    privacy: str,
-    key: str | None,
-    unit: int,
-    tokenizer: str | None,
-    chat_template: str | None,
-    cut_prompts: bool,
     strict: bool,
     as_json: bool,
     quiet: bool,
@@ -58,29 +52,24 @@ def command(
 
     keep_memory()
     folder = Path(out)
+    kept = private.taken(words)
     settings = opt.make_options(**words)
-    if tokenizer or chat_template:  # a wrong path is told before an hour of reading
-        loaded(tokenizer, chat_template)
+    if kept.tokenizer or kept.chat_template:  # a wrong path is told before an hour of reading
+        loaded(kept.tokenizer, kept.chat_template)
     with opt.progress(quiet or as_json) as say, ThreadPoolExecutor(1) as beside:
         if _bytes(logs) > _LARGE:
-            beside.submit(_warm_up, tokenizer, chat_template)
+            beside.submit(_warm_up, kept.tokenizer, kept.chat_template)
         trace, info = private.make_trace(
             logs,
             folder / "trace",
             settings,
             say,
-            privacy=privacy,
-            key=key,
-            unit=unit,
-            tokenizer=tokenizer,
-            chat_template=chat_template,
-            cut_prompts=cut_prompts,
+            kept,
         )
         opt.check_requests(trace.manifest, str(trace.path))
-        if privacy == "text":
-            info = tokenize(
-                trace, tokenizer, chat_template, cut_prompts=cut_prompts, jobs=settings.jobs, progress=say
-            )
+        if kept.privacy == "text":
+            model = kept.tokenizer, kept.chat_template
+            info = tokenize(trace, *model, cut_prompts=kept.cut_prompts, jobs=settings.jobs, progress=say)
         give_back_memory()
         found = profile(trace, folder / "profile", progress=say)
         report = folder / "report.html"
