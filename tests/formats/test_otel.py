@@ -14,7 +14,7 @@ import pytest
 from conftest import SAMPLES, jsonl, reasons, rows, sample_records
 from test_bad_input import WRONG
 
-from traceprof.bodies import conventions, otel
+from traceprof.bodies import aisdk, conventions, otel
 from traceprof.errors import TraceprofError
 from traceprof.formats import otlp
 from traceprof.formats.base import Skip
@@ -548,6 +548,36 @@ def test_turns_of_a_replay_trace(ingested: Ingested) -> None:
     assert {r["session_id"] for r in turns} == {"conversation_trace"}
     first, second = (prompts(trace)[r["request_id"]] for r in turns[:2])
     assert second[: len(first)] == first
+
+
+def test_ai_sdk_spans_hold_prompt_tools_and_steps(ingested: Ingested) -> None:
+    """A step of the AI SDK is a call, what wraps steps is none; a step begins with the prompt and answer of the one before."""
+    trace = ingested(SAMPLES / "otlp.aisdk.jsonl")
+    assert trace.manifest["skipped_by_reason"] == {"other_span": 3, "tool": 1}
+    found, said = rows(trace), rows(trace, "content")
+    assert [r["stream"] for r in found] == [False, False, True, False]
+    assert [r["first_token_ts"] is not None for r in found] == [False, False, True, False]
+    assert [(r["input_tokens"], r["cached_input_tokens"], r["output_tokens"]) for r in found] == [
+        (61, None, 14), (96, None, 9), (120, 96, 4), (None, None, None),
+    ]  # fmt: skip
+    assert [r["status"] for r in found] == ["ok", "ok", "ok", "error"] and found[0]["session_id"] == "s_7"
+    first, second = (json.loads(c["messages_json"]) for c in said[:2])
+    assert second[: len(first)] == first and second[len(first)] == json.loads(said[0]["output_json"])
+    assert second[-1] == {"role": "tool", "tool_call_id": "call_9", "content": '{"status":"shipped","day":3}'}
+    assert json.loads(said[2]["messages_json"])[2:] == [
+        *second[2:],
+        json.loads(said[1]["output_json"]),
+        {"role": "user", "content": "Thanks!"},
+    ]
+    older = {"type": "tool-call", "toolCallId": "c", "toolName": "f", "args": {"a": 1}}
+    answered = {"type": "tool-result", "toolCallId": "c", "toolName": "f", "result": {"b": 2}}
+    assert aisdk._turns({"role": "assistant", "content": [older]})[0]["tool_calls"][0]["function"] == {
+        "name": "f",
+        "arguments": '{"a":1}',
+    }
+    assert aisdk._turns({"role": "tool", "content": [answered]}) == [
+        {"role": "tool", "tool_call_id": "c", "content": '{"b":2}'}
+    ]
 
 
 # -- what stands where it should not ---------------------------------------------------------------------------------

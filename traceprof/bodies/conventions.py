@@ -10,7 +10,7 @@ from array import array
 from types import ModuleType
 from typing import Any
 
-from traceprof.bodies import genai, openinference
+from traceprof.bodies import aisdk, genai, openinference
 from traceprof.bodies.otel import Span
 from traceprof.bodies.spans import Rows
 from traceprof.formats.base import BadRecord, Request, Skip, attempt
@@ -46,13 +46,15 @@ def _read(span: Span) -> Any:
 
 
 def _family(span: Span) -> ModuleType:
+    if isinstance(span.attributes.get(aisdk.KIND), str):
+        return aisdk
     kind = span.attributes.get(openinference.KIND)
     return openinference if isinstance(kind, str) and kind.upper() != "UNKNOWN" else genai
 
 
 def lacks(span: Span) -> str | None:
     """What a call's span may lack: its prompt, which may stand in log records, or the client whose call an engine served."""
-    if _family(span) is openinference:
+    if _family(span) is not genai:
         return None
     if genai.is_engine(span):
         return "client" if span.parent_id else None
@@ -170,7 +172,10 @@ def _without_text(spans: list[Span], calls: list[int]) -> set[int]:
 def _holds_prompt(span: Span) -> bool:
     if _family(span) is genai:
         return genai.holds_prompt(span)
-    return any(k.startswith(("llm.input_messages", "llm.prompts", "input.value")) for k in span.attributes)
+    return any(
+        k.startswith(("llm.input_messages", "llm.prompts", "input.value", "ai.prompt.messages"))
+        for k in span.attributes
+    )
 
 
 def _note(kept: dict[int, Any], key: int, value: Any) -> None:

@@ -239,10 +239,21 @@ def _closed(value: Any) -> Any:
 _SESSIONS = (
     "gen_ai.conversation.id", "session.id", "traceloop.association.properties.session_id",
     "traceloop.association.properties.conversation_id", "traceloop.association.properties.thread_id",
-    "exgentic.session.id",
+    "exgentic.session.id", "ai.telemetry.metadata.sessionId",
 )  # fmt: skip
-_USERS = ("user.id", "enduser.id", "gen_ai.user", "traceloop.association.properties.user_id")
-_FIRST = ("First Token Stream Event", "gen_ai.content.completion.chunk", "llm.content.completion.chunk")
+_USERS = (
+    "user.id",
+    "enduser.id",
+    "gen_ai.user",
+    "traceloop.association.properties.user_id",
+    "ai.telemetry.metadata.userId",
+)
+_FIRST = (
+    "First Token Stream Event",
+    "ai.stream.firstChunk",
+    "gen_ai.content.completion.chunk",
+    "llm.content.completion.chunk",
+)
 
 
 def opened(span: Span) -> Request:

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
-summary = (
-    "OTLP JSON, spans and logs: GenAI conventions, OpenLLMetry, OpenInference, vLLM, SGLang (JSON, JSONL)"
-)
+summary = "OTLP JSON, spans and logs: GenAI conventions, OpenLLMetry, OpenInference, AI SDK, vLLM, SGLang (JSON, JSONL)"
 
 _JOINED = "joined_to_its_request"
 
