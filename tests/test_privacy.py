@@ -260,7 +260,7 @@ def test_keys(tmp_path: Path, command: Command) -> None:
         == 0
     )
     assert rows(Trace(tmp_path / "a")) == rows(Trace(tmp_path / "b"))
-    for bad in ("", "zz", "ab" * 8 + "x", "ab" * 7):
+    for bad in ("", "zz", "ab" * 8 + "x", "ab" * 7, "ab" * 65):
         path.write_text(bad)
         ran = command(
             "ingest", SAMPLES / "planted.jsonl", "-o", tmp_path / "a", "--privacy", "hashes", "--key", path

@@ -92,7 +92,7 @@ class Key:
             ) from None
         except ValueError:
             secret = b""
-        if len(secret) < 16:
+        if not 16 <= len(secret) <= 64:  # what BLAKE2b takes as a key
             raise TraceprofError(
                 "not a key of traceprof",
                 path=path,
@@ -198,16 +198,8 @@ def _part(part: Path, stage: Path, sealer: _Sealer) -> None:
         requests = _relabelled(tokens, requests, sealer)
         if sealer.level == "hashes":
             tokens = _hashed(tokens, sealer)
-            if METADATA in metadata:
-                metadata[METADATA] = json.dumps(
-                    {**json.loads(metadata[METADATA]), "unit": sealer.unit}
-                ).encode()
-        if METADATA in metadata:  # where the tokenizer lies on this machine is nobody's business
-            said = json.loads(metadata[METADATA])
-            name = WITHHELD if _TELLTALE.search(said["name"]) else said["name"]
-            failed = {WITHHELD: sum(said["errors"].values())} if said["errors"] else {}
-            kept = {**said, "name": name, "reload": None, "errors": failed}
-            metadata[METADATA] = json.dumps(kept).encode()
+        if METADATA in metadata:
+            metadata[METADATA] = _tokenizer(metadata[METADATA], sealer)
     levels = _levels(tokens, requests)
     requests = requests.set_column(requests.schema.get_field_index("content_level"), "content_level", levels)
     sealed = _sealed(requests, sealer)
@@ -223,6 +215,17 @@ def _part(part: Path, stage: Path, sealer: _Sealer) -> None:
         compression="zstd",
         row_group_size=1 << 16,
     )
+
+
+def _tokenizer(said: bytes, sealer: _Sealer) -> bytes:
+    """What a part says of its tokenizer, without where it lies on this machine and what a template complained of."""
+    told = json.loads(said)
+    told["name"] = WITHHELD if _TELLTALE.search(told["name"]) else told["name"]
+    told["errors"] = {WITHHELD: sum(told["errors"].values())} if told["errors"] else {}
+    told["reload"] = None
+    if sealer.level == "hashes":
+        told["unit"] = sealer.unit
+    return json.dumps(told).encode()
 
 
 def _columns(table: pa.Table, spec: tuple[schema.Column, ...], **changed: Any) -> pa.Table:

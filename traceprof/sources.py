@@ -327,13 +327,14 @@ def look(
             return Look(container, [], None, long=True)
     if not unwrap:
         return Look(container, records, None)
-    if container != "json" and not formats.detect(records)[0]:
+    names = formats.detect(records)[0]
+    if container != "json" and not names:
         for kind in envelopes.KINDS:
             inner = envelopes.Unwrapped(io.BytesIO(head), kind).read(HEAD_BYTES)
             inner_container, inner_records = sample(inner, whole)
             if inner_container != "csv" and formats.detect(inner_records)[0]:
                 return Look(inner_container, inner_records, kind)
-    if formats.generic(formats.detect(records)[0]):
+    if formats.generic(names):
         return _in_array(head, records) or Look(container, records, None)
     return Look(container, records, None)
 

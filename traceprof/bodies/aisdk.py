@@ -51,8 +51,7 @@ def read(span: Span) -> spans.Rows:
     except BadRecord:
         out.quality.append("unknown_prompt_shape")
         rows = spans.absent(out, asked)
-    otel.note_tools(out)
-    return rows
+    return otel.finished(out, rows)
 
 
 def _asked(given: dict[str, Any], quality: list[str]) -> dict[str, Any]:

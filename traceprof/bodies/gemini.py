@@ -7,28 +7,14 @@ prompt that lies on the server. Source: googleapis, generativelanguage and aipla
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from traceprof.bodies import openai
-from traceprof.formats.base import BadRecord, Request, count, dumps, messages, text
+from traceprof.formats.base import BadRecord, Request, count, dumps, get, messages, text
 
 _ROLES = {"model": "assistant", "function": "tool", "tool": "tool", "system": "system"}
 _FINISH = {"STOP": "stop", "1": "stop", "MAX_TOKENS": "length", "2": "length"}
 _FILTERED = ("SAFETY", "3", "RECITATION", "4", "BLOCKLIST", "6", "PROHIBITED_CONTENT", "7", "SPII", "8", "IMAGE_SAFETY")  # fmt: skip
-
-
-def _get(value: Any, name: str) -> Any:
-    """A field by its camelCase name, or by the snake_case one that protocol buffers are also printed in."""
-    if not isinstance(value, dict):
-        return None
-    found = value.get(name)
-    return value.get(_snake(name)) if found is None else found
-
-
-@cache
-def _snake(name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
 
 
 def is_request(body: dict[str, Any]) -> bool:
@@ -51,8 +37,8 @@ def is_response(body: dict[str, Any]) -> bool:
     candidates = body.get("candidates")
     if isinstance(candidates, list):
         return all(isinstance(c, dict) for c in candidates)
-    said = _get(_get(body, "usageMetadata"), "promptTokenCount")
-    return _get(body, "promptFeedback") is not None or (said is not None and "candidates" not in body)
+    said = get(get(body, "usageMetadata"), "promptTokenCount")
+    return get(body, "promptFeedback") is not None or (said is not None and "candidates" not in body)
 
 
 def is_chunk(chunk: dict[str, Any]) -> bool:
@@ -72,8 +58,8 @@ def join(chunks: list[dict[str, Any]]) -> dict[str, Any]:
                 continue
             index = candidate.get("index")
             so_far = whole.setdefault(index if type(index) is int else 0, {"content": {"role": "model", "parts": []}})  # fmt: skip
-            so_far["finishReason"] = _get(candidate, "finishReason") or so_far.get("finishReason")
-            parts = _get(candidate.get("content"), "parts")
+            so_far["finishReason"] = get(candidate, "finishReason") or so_far.get("finishReason")
+            parts = get(candidate.get("content"), "parts")
             for part in parts if isinstance(parts, list) else ():
                 _grow(so_far["content"]["parts"], part)
     out["candidates"] = [whole[i] for i in sorted(whole)]
@@ -99,31 +85,31 @@ def read_request(out: Request, body: dict[str, Any]) -> None:
         out.model_requested = out.model_requested.rpartition("/")[2] or None
     config = body.get("config")  # of the SDK: what else stands beside the contents
     given = {**config, **body} if isinstance(config, dict) else body
-    system = _get(given, "systemInstruction")
+    system = get(given, "systemInstruction")
     whole = turns(system, "system") if system else []
     contents = body["contents"]
     for content in contents if isinstance(contents, list) else [contents]:
         whole.extend(turns(content, "user"))
     out.messages_json = messages(whole, out)
     out.tools_json = openai.tools_json({"tools": _tools(given.get("tools"))}, _tool)
-    generation = _get(given, "generationConfig")
+    generation = get(given, "generationConfig")
     if not isinstance(generation, dict):
         generation = given if given is not body else {}
-    out.max_output_tokens = count(_get(generation, "maxOutputTokens"), "maxOutputTokens", out.quality)
-    calling = _get(_get(given, "toolConfig"), "functionCallingConfig")
-    mode = text(_get(calling, "mode"))
+    out.max_output_tokens = count(get(generation, "maxOutputTokens"), "maxOutputTokens", out.quality)
+    calling = get(get(given, "toolConfig"), "functionCallingConfig")
+    mode = text(get(calling, "mode"))
     out.params = openai.params(
         {
             "temperature": generation.get("temperature"),
-            "top_p": _get(generation, "topP"),
-            "top_k": _get(generation, "topK"),
-            "n": _get(generation, "candidateCount"),
+            "top_p": get(generation, "topP"),
+            "top_k": get(generation, "topK"),
+            "n": get(generation, "candidateCount"),
             "seed": generation.get("seed"),
-            "stop": _get(generation, "stopSequences"),
+            "stop": get(generation, "stopSequences"),
             "tool_choice": {"AUTO": "auto", "ANY": "required", "NONE": "none"}.get(mode or "", mode),
         }
     )
-    if _get(given, "cachedContent"):
+    if get(given, "cachedContent"):
         out.content_state = "partial_history"
 
 
@@ -133,7 +119,7 @@ def _tools(tools: Any) -> Any:
         return tools
     out: list[Any] = []
     for tool in tools:
-        declared = _get(tool, "functionDeclarations")
+        declared = get(tool, "functionDeclarations")
         if isinstance(declared, list):
             out.extend(declared)
         elif tool:
@@ -147,7 +133,7 @@ def _tool(tool: dict[str, Any]) -> Any:
     function: dict[str, Any] = {k: tool[k] for k in ("name", "description") if k in tool}
     parameters = tool.get("parameters")
     if parameters is None:
-        parameters = _get(tool, "parametersJsonSchema")
+        parameters = get(tool, "parametersJsonSchema")
     if parameters is not None:
         function["parameters"] = parameters
     return {"type": "function", "function": function}
@@ -155,22 +141,22 @@ def _tool(tool: dict[str, Any]) -> Any:
 
 def read_response(out: Request, body: dict[str, Any]) -> None:
     """Fill served model, output, finish reason and usage from an answer."""
-    out.model_served = text(_get(body, "modelVersion")) or out.model_served
-    out.provider_request_id = text(_get(body, "responseId"))
+    out.model_served = text(get(body, "modelVersion")) or out.model_served
+    out.provider_request_id = text(get(body, "responseId"))
     candidates = body.get("candidates")
     found = [c for c in candidates if isinstance(c, dict)] if isinstance(candidates, list) else []
     answers = [turn for c in found for turn in turns(c.get("content"), "assistant", "assistant")[-1:]]
     if answers:
         out.output_json = dumps(answers[0] if len(answers) == 1 else answers)
     if found:
-        reason = text(_get(found[0], "finishReason"))
+        reason = text(get(found[0], "finishReason"))
         out.finish_reason = reason and _FINISH.get(reason, "content_filter" if reason in _FILTERED else "other")  # fmt: skip
         if out.finish_reason == "stop" and answers and answers[0].get("tool_calls"):
             out.finish_reason = "tool_calls"
         out.status = "ok"
-    elif _get(_get(body, "promptFeedback"), "blockReason") is not None:
+    elif get(get(body, "promptFeedback"), "blockReason") is not None:
         out.finish_reason, out.status = "content_filter", "ok"
-    read_usage(out, _get(body, "usageMetadata"))
+    read_usage(out, get(body, "usageMetadata"))
 
 
 def read_usage(out: Request, usage: Any) -> None:
@@ -178,7 +164,7 @@ def read_usage(out: Request, usage: Any) -> None:
     if not isinstance(usage, dict):
         return
     prompt, said, thought, cached, total = (
-        count(_get(usage, name), name, out.quality)
+        count(get(usage, name), name, out.quality)
         for name in ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "cachedContentTokenCount", "totalTokenCount")
     )  # fmt: skip
     inside = thought and said and total is not None and total == (prompt or 0) + said
@@ -217,7 +203,7 @@ def turns(content: Any, role: str, always: str | None = None) -> list[dict[str, 
     said: list[Any] = []
     thought: list[str] = []
     for part in parts or ():
-        call, answer = _get(part, "functionCall"), _get(part, "functionResponse")
+        call, answer = get(part, "functionCall"), get(part, "functionResponse")
         if isinstance(call, dict):
             written = {"name": call.get("name"), "arguments": dumps(call.get("args") or {}).decode()}
             calls.append({**_id(call, "id"), "type": "function", "function": written})
@@ -246,9 +232,9 @@ def _part(part: Any) -> Any:
     if isinstance(part.get("text"), str):
         return {"type": "text", "text": part["text"]}
     for name in ("inlineData", "fileData"):
-        media = _get(part, name)
+        media = get(part, name)
         if isinstance(media, dict):
-            kind = str(_get(media, "mimeType")).partition("/")[0]
+            kind = str(get(media, "mimeType")).partition("/")[0]
             return {"type": kind if kind in ("image", "audio", "video") else "file", name: media}
     key = next((k for k in part if k not in ("thoughtSignature", "thought_signature")), None)
     return {"type": key, **part} if isinstance(key, str) else part

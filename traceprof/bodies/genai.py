@@ -13,7 +13,7 @@ from typing import Any
 
 from traceprof.bodies import decoded, openai, otel, spans
 from traceprof.bodies.otel import Event, Span, first, listed
-from traceprof.formats.base import BadRecord, Request, Skip, count, dumps, finish, offset_us, text
+from traceprof.formats.base import BadRecord, Request, count, dumps, finish, offset_us, text
 
 _CALLS = ("chat", "text_completion", "generate_content", "completion", "responses")
 _OTHERS = {
@@ -190,12 +190,7 @@ def _read_prompt(out: Request, span: Span, given: dict[str, Any], asked: dict[st
         del out.quality[before:]
         rows, cut = spans.absent(out, asked), False
         out.quality.append("unknown_prompt_shape")
-    otel.note_tools(out)
-    if cut:
-        for row in rows if isinstance(rows, list) else [rows]:
-            if not isinstance(row, Skip):
-                row.content_state = "truncated"
-    return rows
+    return otel.finished(out, rows, cut)
 
 
 def _prompt(span: Span, given: dict[str, Any]) -> tuple[Any, bool]:

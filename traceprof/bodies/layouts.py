@@ -15,7 +15,6 @@ from traceprof.bodies.otel import (  # fmt: skip
     Span,
     attributes,
     first,
-    get,
     hex_id,
     is_failure,
     items,
@@ -23,7 +22,7 @@ from traceprof.bodies.otel import (  # fmt: skip
     nanos,
     plain,
 )
-from traceprof.formats.base import BadRecord, text
+from traceprof.formats.base import BadRecord, get, text
 
 SPANS = ("resourceSpans", "batches")
 LOGS = ("resourceLogs",)

@@ -73,12 +73,7 @@ def _read_prompt(out: Request, span: Span, body: Any, asked: dict[str, Any]) -> 
     except BadRecord:
         out.quality.append("unknown_prompt_shape")
         return spans.absent(out, asked)
-    otel.note_tools(out)
-    if cut:
-        for row in rows if isinstance(rows, list) else [rows]:
-            if not isinstance(row, Skip):
-                row.content_state = "truncated"
-    return rows
+    return otel.finished(out, rows, cut)
 
 
 def _is_sent(body: Any) -> bool:

@@ -12,15 +12,16 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, NamedTuple
 
 from traceprof.bodies import decoded, spans
 from traceprof.formats.base import (
     BadRecord,
     Request,
+    Skip,
     count,
     dumps,
+    get,
     http_code,
     parse_time,
     status_of_http,
@@ -59,19 +60,6 @@ class Span:
 
 
 # -- values --------------------------------------------------------------------------------------------------
-
-
-def get(value: Any, name: str) -> Any:
-    """A field by its camelCase name, or by the snake_case one that protocol buffers are also printed in."""
-    if not isinstance(value, dict):
-        return None
-    found = value.get(name)
-    return value.get(_snake(name)) if found is None else found
-
-
-@cache
-def _snake(name: str) -> str:
-    return re.sub("[A-Z]", lambda c: "_" + c[0].lower(), name)
 
 
 def items(value: Any, name: str) -> list[dict[str, Any]]:
@@ -301,7 +289,16 @@ def read_usage(out: Request, said: Iterable[Any]) -> None:
     spans.read_counts(out, counts, True if 0 < whole < sum(parts) else None if total is not None else False)
 
 
-def note_tools(out: Request) -> None:
+def finished(out: Request, rows: spans.Rows, cut: bool = False) -> spans.Rows:
+    """The rows of a call whose prompt was read; `cut`: a part of it is known to be missing."""
+    _note_tools(out)
+    for row in rows if isinstance(rows, list) else [rows]:
+        if cut and not isinstance(row, Skip):
+            row.content_state = "truncated"
+    return rows
+
+
+def _note_tools(out: Request) -> None:
     """A row whose messages call tools that nothing defines says so: its prompt was longer than what is known of it."""
     if out.tools_json is None and out.messages_json is not None:
         told = (out.messages_json, out.output_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections import Counter
@@ -27,6 +28,7 @@ _GENERIC = (
 NAMES = tuple(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED)
 
 
+@functools.cache  # it is asked for every record of every sample
 def load(name: str) -> ModuleType:
     """The module of a format; UsageError when there is none of that name."""
     key = name.replace("-", "_")

@@ -13,18 +13,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from traceprof.formats.base import (
-    BadRecord,
     Has,
     Request,
     Result,
     Skip,
     attempt,
-    count,
     elapsed,
     first_of,
     text,
 )
-from traceprof.formats.mooncake import block_row, timed
+from traceprof.formats.mooncake import block_row, length_row, timed
 
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.BLOCKS | Has.OUTPUTS | Has.SESSIONS
 summary = "agentic Mooncake traces of Dynamo's replay, versions 1 and 2 (JSONL)"
@@ -94,17 +92,7 @@ def _prompt(row: dict[str, Any], block_size: int) -> Request:
         out = block_row(row, block_size)
         out.hash_scheme = "mooncake-remap"
         return out
-    tokens = count(first_of(row, ("input_length", "input_tokens")), "input_length")
-    if tokens is None:
-        raise BadRecord("missing_field", "no input_length")
-    return Request(
-        status="ok",
-        content_level="lengths",
-        content_state="absent",
-        input_tokens=tokens,
-        output_tokens=count(first_of(row, ("output_length", "output_tokens")), "output_length"),
-        tokens_source="trace",
-    )
+    return length_row(row, ("input_length", "input_tokens"), ("output_length", "output_tokens"))
 
 
 def _waits(out: Request, row: dict[str, Any]) -> None:

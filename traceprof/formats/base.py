@@ -17,6 +17,7 @@ No format invents a value that its log does not hold.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import math
 import re
@@ -353,6 +354,19 @@ FINISH = {
 def finish(value: Any) -> str | None:
     """The finish reason in the schema's words; None when the log has none."""
     return None if not value else FINISH.get(str(value), "other")
+
+
+def get(value: Any, name: str) -> Any:
+    """A field by its camelCase name, or by the snake_case one that protocol buffers are also printed in."""
+    if not isinstance(value, dict):
+        return None
+    found = value.get(name)
+    return value.get(_snake(name)) if found is None else found
+
+
+@functools.cache
+def _snake(name: str) -> str:
+    return re.sub("[A-Z]", lambda c: "_" + c[0].lower(), name)
 
 
 def http_code(value: Any) -> int | None:

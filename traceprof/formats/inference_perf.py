@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from traceprof.bodies.conventions import Calls
-from traceprof.bodies.otel import Event, Span, attributes, get, hex_id, is_failure, items, moment
-from traceprof.formats.base import BadRecord, Has, Request, Skip, text
+from traceprof.bodies.otel import Event, Span, attributes, hex_id, is_failure, items, moment
+from traceprof.formats.base import BadRecord, Has, Request, Skip, get, text
 
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
 summary = "OTel traces for inference-perf's replay (JSON)"

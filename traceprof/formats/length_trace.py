@@ -17,12 +17,12 @@ from traceprof.formats.base import (
     Has,
     Request,
     attempt,
-    count,
     epoch_us,
     first_of,
     offset_us,
     parse_time,
 )
+from traceprof.formats.mooncake import length_row
 
 has = Has.ARRIVALS | Has.LENGTHS
 summary = "traces of timestamp, input_length and output_length, such as GuideLLM's (JSONL, CSV, Parquet)"
@@ -56,17 +56,7 @@ def _unit(stamps: list[Any]) -> str:
 
 
 def _request(record: dict[str, Any], unit: str) -> Request:
-    tokens = count(record.get("input_length"), "input_length")
-    if tokens is None:
-        raise BadRecord("missing_field", "no input_length")
-    out = Request(
-        content_level="lengths",
-        content_state="absent",
-        status="ok",
-        input_tokens=tokens,
-        output_tokens=count(record.get("output_length"), "output_length"),
-        tokens_source="trace",
-    )
+    out = length_row(record, ("input_length",), ("output_length",))
     stamp = first_of(record, _TIMES)
     if stamp in (None, ""):
         return out

@@ -62,6 +62,21 @@ def timed(out: Request, stamp: Any, delay: Any) -> None:
         out.clock, out.arrival_us = "relative", offset_us(stamp, "timestamp", 1e3)
 
 
+def length_row(record: dict[str, Any], inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Request:
+    """A row that tells of its prompt and answer no more than their lengths, under the first of these names."""
+    tokens = count(first_of(record, inputs), "input_length")
+    if tokens is None:
+        raise BadRecord("missing_field", "no input_length")
+    return Request(
+        status="ok",
+        content_level="lengths",
+        content_state="absent",
+        input_tokens=tokens,
+        output_tokens=count(first_of(record, outputs), "output_length"),
+        tokens_source="trace",
+    )
+
+
 def block_row(record: dict[str, Any], block_size: int) -> Request:
     """What Mooncake and Qwen rows share: lengths and block hashes, the last block possibly partial."""
     ids = hashes(record.get("hash_ids"))

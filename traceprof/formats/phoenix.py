@@ -15,8 +15,8 @@ from typing import Any
 from traceprof.bodies import decoded, literals
 from traceprof.bodies.conventions import Calls
 from traceprof.bodies.openinference import KIND
-from traceprof.bodies.otel import Event, Span, attributes, get, hex_id, is_failure, items, moment
-from traceprof.formats.base import Has, Result, attempt, text
+from traceprof.bodies.otel import Event, Span, attributes, hex_id, is_failure, items, moment
+from traceprof.formats.base import Has, Result, attempt, get, text
 
 has = Has.ARRIVALS | Has.ENDS | Has.LENGTHS | Has.TEXT | Has.OUTPUTS | Has.SESSIONS
 summary = "Arize Phoenix spans: dataframe rows and TraceDataset (JSONL, CSV, Parquet)"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from traceprof.formats.base import BadRecord, Has, Request, count, elapsed
-from traceprof.formats.mooncake import block_row
+from traceprof.formats.base import Has, Request, elapsed
+from traceprof.formats.mooncake import block_row, length_row
 
 has = Has.LENGTHS | Has.BLOCKS
 summary = "ServeGen offline traces: batch jobs as 16-token block hashes, or as lengths and durations (JSONL)"
@@ -29,17 +29,7 @@ def read(record: dict[str, Any]) -> Request:
         out = block_row(record, 16)
         out.hash_scheme, out.hash_scope = "siphash-remap", "servegen-offline"
     else:
-        tokens = count(record.get("input_length"), "input_length")
-        if tokens is None:
-            raise BadRecord("missing_field", "no input_length")
-        out = Request(
-            status="ok",
-            content_level="lengths",
-            content_state="absent",
-            input_tokens=tokens,
-            output_tokens=count(record.get("output_length"), "output_length"),
-            tokens_source="trace",
-        )
+        out = length_row(record, ("input_length",), ("output_length",))
         out.e2e_us = elapsed(record.get("duration"), "duration", 1e3, out.quality)
     out.clock, out.arrival_quality = "order_only", "none"
     images = record.get("img_ids")
