@@ -1,16 +1,20 @@
 """The one home of numba's flags: every kernel is decorated with `jit` and nothing else.
 
-Two rules keep the disk cache truthful, since numba keys it on the file that holds the kernel:
-a kernel never calls a kernel of another file, and none has an eager signature (it would compile at import).
-After a change of the flags below, delete `__pycache__/*.nb[ci]`.
+numba's cache on disk knows a kernel by the file that holds it, and would not notice that a kernel it calls in another
+file has changed. So the state of all files of this folder is part of the key here. No kernel has an eager signature:
+it would compile at import.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable
-from typing import TypeVar, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
@@ -23,7 +27,21 @@ _FLAGS = {
 
 def jit(kernel: Kernel) -> Kernel:
     """Compile on first call, keep the machine code on disk; where no folder can be written, compile per process."""
-    try:
-        return cast(Kernel, numba.njit(cache=True, **_FLAGS)(kernel))
-    except RuntimeError:  # numba found no writable place for its cache (read-only install, no home)
-        return cast(Kernel, numba.njit(**_FLAGS)(kernel))
+    compiled: Any = numba.njit(**_FLAGS)(kernel)
+    with contextlib.suppress(RuntimeError):  # no writable place for it (read-only install, no home)
+        compiled._cache = _Cache(kernel)  # what cache=True does, with our key
+    return cast(Kernel, compiled)
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Machine code is good for one state of the sources and one set of flags."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return (*super()._index_key(sig, codegen), _sources(), tuple(_FLAGS.items()))
+
+
+@functools.cache
+def _sources() -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of every file of this folder."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return tuple((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)

@@ -1,0 +1,102 @@
+"""Requests as paths of one tree that never changes: what a cache model compares instead of tokens.
+
+The radix tree of all sequences (prompt + output) of a trace is grown once, see `traceprof.caches.traffic`. After that two
+sequences agree as far as their paths have the same nodes. Node v covers the depths (begin[v], end[v]] in tokens;
+the state "the first d tokens" is known by (v, d), and by the number base[v] + d - begin[v] - 1.
+A sequence may end inside its last node, and a child may begin inside its parent (where a trace knows blocks of more
+than one token): of a parent counts what lies above its child's begin.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traceprof.kernels.jit import jit
+
+Int: TypeAlias = Any
+I32: TypeAlias = NDArray[np.int32]
+I64: TypeAlias = NDArray[np.int64]
+
+
+class Paths(NamedTuple):
+    """The tree, and where each request ends in it."""
+
+    parent: I32  # [node] the node above, or -1 - root
+    begin: I64  # [node] tokens above it
+    end: I64  # [node] tokens down to its end
+    node: I32  # [request] where its prompt and output end; -1 - root for an empty one
+
+
+@jit
+def path(p: Paths, request: Int, tokens: Int, nodes: I32, ends: I64) -> Int:
+    """The nodes of the request's first `tokens` tokens, from the root down, and the depth up to which each counts.
+
+    Fills nodes[:n] and ends[:n] and returns n; they must have room for the longest path.
+    """
+    n = 0
+    v = np.int64(p.node[request])
+    upto = tokens
+    while v >= 0:
+        if p.begin[v] < upto:
+            nodes[n] = v
+            ends[n] = min(p.end[v], upto)
+            n += 1
+        upto = min(upto, p.begin[v])
+        v = np.int64(p.parent[v])
+    for i in range(n // 2):
+        j = n - 1 - i
+        nodes[i], nodes[j] = nodes[j], nodes[i]
+        ends[i], ends[j] = ends[j], ends[i]
+    return n
+
+
+@jit
+def block_base(p: Paths, block: Int) -> I64:
+    """For each node, the number of the first block that ends in it; one entry more: how many blocks there are.
+
+    Block k covers the tokens [k * block, (k + 1) * block) and belongs to the node in which it ends: there it has the
+    number base[v] + k - begin[v] // block. Equal numbers mean equal prefixes, as a chained hash does.
+    """
+    nodes = p.parent.shape[0]
+    base = np.empty(nodes + 1, np.int64)
+    total = 0
+    for v in range(nodes):
+        base[v] = total
+        total += p.end[v] // block - p.begin[v] // block
+    base[nodes] = total
+    return base
+
+
+@jit
+def blocks(p: Paths, base: I64, block: Int, request: Int, upto: Int, numbers: I32) -> Int:
+    """Numbers of the full blocks among the request's first `upto` tokens, first to last; returns how many."""
+    count = upto // block
+    filled = count
+    v = np.int64(p.node[request])
+    while filled > 0:
+        above = p.begin[v] // block  # blocks that end above this node
+        for k in range(above, filled):
+            numbers[k] = base[v] + k - above
+        filled = min(filled, above)
+        v = np.int64(p.parent[v])
+    return count
+
+
+@jit
+def longest(p: Paths) -> tuple[Int, Int]:
+    """(most nodes on a request's path, most tokens of one): room for `path` and `blocks`."""
+    nodes = 0
+    tokens = 0
+    for request in range(p.node.shape[0]):
+        v = np.int64(p.node[request])
+        if v >= 0:
+            tokens = max(tokens, p.end[v])
+        n = 0
+        while v >= 0:
+            n += 1
+            v = np.int64(p.parent[v])
+        nodes = max(nodes, n)
+    return nodes, tokens
