@@ -6,8 +6,7 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-from tests.naive import Request
-from traceprof.prefix.tree import NO_END
+from tests.naive import NO_END, Request
 
 symbols = st.lists(st.integers(0, 2), max_size=9).map(tuple)
 

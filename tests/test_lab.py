@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import lab, naive
+from tests import lab, naive, strategies
 from traceprof.caches import infinite, lru
+from traceprof.caches.traffic import Traffic
 from traceprof.prefix.reuse import MissRatioCurve
 from traceprof.prefix.tree import RadixTree, sequences
 
@@ -166,6 +167,40 @@ def test_the_ideals_equal_their_twins(requests, capacity):
     assert infinite.simulate(traffic).hit_tokens.tolist() == lab.drive(requests, Infinite(), 1 << 60).hits
     slow = lab.drive(requests, Lru(capacity), 1 << 60)
     assert lru.simulate(traffic, capacity).hit_tokens.tolist() == slow.hits
+
+
+@given(strategies.traces(outputs=True))
+def test_hits_with_outputs_equal_the_twin(trace):
+    """An output is there, to its last token, for the requests that arrive at or after its end."""
+    tree = RadixTree()
+    n = len(trace)
+    ends = tree.insert(
+        *sequences([r.symbols for r in trace]), np.array([r.root for r in trace], np.int64)
+    ).end_node
+    ends = tree.extend(ends, *sequences([r.output or () for r in trace]))
+    prompt, output, arrival, end = (
+        np.array(
+            [(len(r.symbols), len(r.output or ()), r.arrival_us, max(r.arrival_us, r.end_us)) for r in trace],
+            np.int64,
+        )
+        .reshape(n, 4)
+        .T.copy()
+    )
+    traffic = Traffic.of_tree(tree, ends, prompt + output, prompt, output, arrival, arrival, end)
+    assert infinite.hits_with_outputs(traffic).tolist() == naive.matched_with_outputs(trace)
+
+
+@given(strategies.traces(), st.data())
+def test_hits_in_groups_equal_the_twin(trace, data):
+    """Each group shares with itself only; who is in none is not there."""
+    groups = data.draw(st.lists(st.integers(-1, 2), min_size=len(trace), max_size=len(trace)))
+    traffic = Traffic.of_lists([(r.symbols, (), 0, 0) for r in trace], [r.root for r in trace])
+    expected = [0] * len(trace)
+    for group in range(3):
+        members = [i for i, g in enumerate(groups) if g == group]
+        for i, hit in zip(members, naive.matched([trace[i] for i in members]), strict=True):
+            expected[i] = hit
+    assert infinite.hits_in_groups(traffic, np.array(groups, np.int64)).tolist() == expected
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -16,11 +16,11 @@ import pytest
 from conftest import FORMATS, SAMPLES, Ran, asked, jsonl, pair, rows, table, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive import NO_END
 from strategies import traces
 
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.ingest import ingest
-from traceprof.prefix.tree import NO_END
 from traceprof.privacy import KEPT, Key, inventory, leaks, protect
 from traceprof.profiler import BLOCKS, profile
 from traceprof.tokens import tokenize

@@ -16,7 +16,7 @@ from tests import naive
 from tests.strategies import cut, symbols, traces
 from traceprof.prefix import reuse as reuse_module
 from traceprof.prefix import tree as tree_module
-from traceprof.prefix.tree import NO_END, RadixTree, TreeWithOutputs, hit_tokens, sequences
+from traceprof.prefix.tree import RadixTree, hit_tokens, sequences
 
 many = settings(max_examples=200, deadline=None)
 dtypes = st.sampled_from([np.uint32, np.uint64])
@@ -140,36 +140,6 @@ def test_extend_continues_where_a_sequence_ended(data, trace, dtype):
 
 
 @many
-@given(st.data(), traces(outputs=True), dtypes)
-def test_hits_with_outputs_equal_the_twin(data, trace, dtype):
-    """An output is there for the requests that arrive at or after its end, wherever the chunks are cut."""
-    tree = TreeWithOutputs(dtype=dtype)
-    matched = []
-    for chunk in data.draw(cut(trace)):
-        flat, offsets, roots, tokens = columns(chunk, dtype)
-        # where has_output is False the symbols do not count
-        outputs = [(9, 9) if r.output is None else r.output for r in chunk]
-        matched += tree.insert(
-            flat,
-            offsets,
-            *sequences(outputs, dtype),
-            arrival_us=np.array([r.arrival_us for r in chunk], np.int64),
-            end_us=np.array([r.end_us for r in chunk], np.int64),
-            has_output=np.array([r.output is not None for r in chunk], bool),
-            roots=roots,
-            tokens=tokens,
-        ).tolist()
-    assert matched == naive.matched_with_outputs(trace)
-    last = len(trace) - 1
-    ended = [
-        (r.root, r.symbols + r.output)
-        for r in trace[:-1]
-        if r.output is not None and r.end_us <= trace[last].arrival_us
-    ]
-    assert named(tree.tree) == set(naive.nodes(trace, ended))
-
-
-@many
 @given(st.data(), units, st.integers(0, 6))
 def test_top_prefixes_rank_by_saved_tokens_and_drop_what_says_the_same(data, unit, limit):
     """Of two nodes on one path with counts within a factor 2 only the better one stands."""
@@ -229,15 +199,6 @@ def test_large_growth_keeps_everything(monkeypatch, pages):
     for name in ("start", "length", "request"):
         joined = np.concatenate([getattr(part.runs, name) for part in b])
         assert getattr(a.runs, name).tolist() == joined.tolist()
-
-
-def test_an_output_of_unknown_end_is_there_for_the_next_request():
-    """NO_END, an end before the own arrival, and an end exactly at the next arrival all count as ended."""
-    prompts, outputs = sequences([[1], [1, 2], [1, 2]]), sequences([[2], [], []])
-    for end in (NO_END, -7, 0, 5):
-        tree = TreeWithOutputs()
-        arrival, ends = np.array([0, 5, 5]), np.array([end, 9, 9])
-        assert tree.insert(*prompts, *outputs, arrival_us=arrival, end_us=ends).tolist() == [0, 2, 2]
 
 
 @pytest.mark.parametrize(

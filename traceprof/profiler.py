@@ -8,7 +8,7 @@ Requests are held in memory as a narrow table; tokens stream through the tree ch
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 import traceprof
 from traceprof import schema
-from traceprof.caches import memory
+from traceprof.caches import infinite, memory
+from traceprof.caches.traffic import Traffic
 from traceprof.errors import TraceprofError
 from traceprof.load import concurrency as flight
 from traceprof.load.arrivals import arrivals
@@ -27,7 +28,7 @@ from traceprof.load.lengths import lengths
 from traceprof.load.sessions import sessions
 from traceprof.prefix.blocks import SCHEME
 from traceprof.prefix.reuse import MissRatioCurve
-from traceprof.prefix.tree import NO_END, RadixTree, ReuseRuns, Stats, TopPrefix, TreeWithOutputs, hit_tokens
+from traceprof.prefix.tree import RadixTree, Stats, TopPrefix, hit_tokens
 from traceprof.tokenizer import Tokenizer
 from traceprof.tokens import UNUSABLE, TokenizerInfo, chunks, loaded, tokenizer_of
 from traceprof.trace import Trace, staged, write_json
@@ -66,7 +67,7 @@ class Prompts(NamedTuple):
 class Prefix(NamedTuple):
     """What the tree found, one entry a measured request."""
 
-    matched: NDArray[np.int64]
+    matched: NDArray[np.int64]  # symbols
     matched_with_outputs: NDArray[np.int64] | None
     matched_in_session: NDArray[np.int64] | None
     curve: MissRatioCurve
@@ -76,6 +77,7 @@ class Prefix(NamedTuple):
     how_outputs: str  # when outputs enter
     # rejected requests neither count nor warm; None where there are none
     matched_without_rejected: NDArray[np.int64] | None
+    traffic: Traffic  # the measured requests as paths, with the times at which outputs are cached
 
 
 def profile(
@@ -153,6 +155,11 @@ def profile(
 
 def _hits(prompts: Prompts, matched: NDArray[np.int64], block: int) -> NDArray[np.int64] | None:
     return hit_tokens(matched, prompts.symbols, prompts.tokens, prompts.unit, block, ceil=prompts.ceil)
+
+
+def _symbols(hits: NDArray[np.int64], prompts: Prompts) -> NDArray[np.int64]:
+    """Hit tokens as matched symbols: a last, partial block is one where it has a hash of its own."""
+    return -(-hits // prompts.unit) if prompts.ceil else hits // prompts.unit
 
 
 def _write(frame: pl.DataFrame, path: Path, columns: tuple[schema.Column, ...]) -> None:
@@ -299,111 +306,77 @@ def _sizes(trace: Trace, n: int) -> _Sizes | None:
 
 
 def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Progress) -> Prefix:
-    """Stream the prompts through three trees at once: alone (with reuse distances), session by session, with outputs."""
+    """Stream the prompts through a tree with reuse distances, and prompts with outputs through one that stays.
+
+    The second one makes requests paths (`Traffic`), over which everything else is measured without looking at tokens.
+    """
     dtype = np.uint32 if prompts.column == "input_ids" else np.uint64
     total = float(prompts.tokens.sum()) or 1.0
-    tree = RadixTree(unit=prompts.unit, reuse=True, dtype=dtype, requests_total=len(prompts.rows))
-    apart = _session_roots(rows, prompts)
-    sessions = None if apart is None else RadixTree(unit=prompts.unit, dtype=dtype)
-    chat = TreeWithOutputs(unit=prompts.unit, dtype=dtype) if (prompts.output_tokens >= 0).any() else None
-    start, end, how_outputs = _times(rows, prompts)
-    rejected = rows["status"].gather(prompts.rows).eq_missing("rejected").to_numpy()
-    reached = RadixTree(unit=prompts.unit, dtype=dtype) if rejected.any() else None
-    matched = np.zeros(len(prompts.rows), np.int64)
-    matched_in_session, matched_with_outputs, matched_reached = matched.copy(), matched.copy(), matched.copy()
+    n = len(prompts.rows)
+    tree = RadixTree(unit=prompts.unit, reuse=True, dtype=dtype, requests_total=n)
+    has_outputs = bool((prompts.output_tokens >= 0).any())
+    whole = RadixTree(unit=prompts.unit, dtype=dtype) if has_outputs else None
+    matched, end_node, known = np.zeros(n, np.int64), np.zeros(n, np.int64), prompts.symbols.copy()
     runs = []
     done = 0
-    with ThreadPoolExecutor(2) as threads:  # the kernels hold no interpreter lock
-        for piece in _pieces(trace, prompts, outputs=chat is not None):
-            at, roots, tokens = piece.at, prompts.roots[piece.at], prompts.tokens[piece.at]
-            waiting: list[Future[Any]] = []
-            if chat is not None:
-                waiting.append(
-                    threads.submit(_insert_chat, chat, piece, start, end, roots, tokens, matched_with_outputs)
-                )
-            if sessions is not None and apart is not None:
-                waiting.append(
-                    threads.submit(_insert, sessions, piece, apart[at], tokens, matched_in_session)
-                )
-            runs.append(_insert(tree, piece, roots, tokens, matched))
-            if reached is not None:
-                _insert_reached(reached, piece, roots, tokens, ~rejected[at], matched_reached)
-            for one in waiting:
-                one.result()
-            done += int(tokens.sum())
+    with ThreadPoolExecutor(1) as threads:  # the kernels hold no interpreter lock
+        for piece in _pieces(trace, prompts, outputs=whole is not None):
+            at, roots = piece.at, prompts.roots[piece.at]
+            beside = None if whole is None else threads.submit(_insert_whole, whole, piece, roots)
+            found = tree.insert(piece.symbols, piece.offsets, roots, prompts.tokens[at])
+            runs.append(found.runs)
+            matched[at] = found.matched
+            end_node[at] = found.end_node
+            if beside is not None:
+                end_node[at] = beside.result()
+                known[at] += np.diff(piece.output_offsets)
+            done += int(prompts.tokens[at].sum())
             say("prefix tree", done, total)
-    curve = MissRatioCurve(
-        np.concatenate([r.start for r in runs]) if runs else np.empty(0, np.int64),
-        np.concatenate([r.length for r in runs]) if runs else np.empty(0, np.int64),
-        tree.input_tokens,
-    )
     top = [one for one in tree.top_prefixes(5 * TOP_PREFIXES) if one.tokens >= MIN_PREFIX][:TOP_PREFIXES]
+    start, end, how_outputs = _times(rows, prompts)
+    output = np.maximum(_output_lengths(rows, prompts), 0)
+    # a prompt's last, partial block has a hash of its own (ceil) or none: what it stands for ends with the prompt
+    identified = known * prompts.unit
+    if prompts.ceil:
+        identified = np.minimum(identified, prompts.tokens + np.where(prompts.output_tokens >= 0, output, 0))
+    traffic = Traffic.of_tree(
+        tree if whole is None else whole, end_node, identified, prompts.tokens, output, start, start, end
+    )
+    whole = None
+
+    def in_groups(group: NDArray[np.int64]) -> NDArray[np.int64]:
+        return _symbols(infinite.hits_in_groups(traffic, group), prompts)
+
+    sessions = _session_groups(rows, prompts)
+    rejected = rows["status"].gather(prompts.rows).eq_missing("rejected").to_numpy()
     return Prefix(
         matched,
-        None if chat is None else matched_with_outputs,
-        None if sessions is None else matched_in_session,
-        curve,
+        _symbols(infinite.hits_with_outputs(traffic), prompts) if has_outputs else None,
+        None if sessions is None else in_groups(sessions),
+        MissRatioCurve(
+            np.concatenate([r.start for r in runs]) if runs else np.empty(0, np.int64),
+            np.concatenate([r.length for r in runs]) if runs else np.empty(0, np.int64),
+            tree.input_tokens,
+        ),
         tree.stats(),
         top,
         [tree.prefix_symbols(one.node) for one in top],
         how_outputs,
-        None if reached is None else matched_reached,
+        in_groups(-rejected.astype(np.int64)) if rejected.any() else None,
+        traffic,
     )
 
 
-def _insert(
-    tree: RadixTree,
-    piece: _Piece,
-    roots: NDArray[np.int64],
-    tokens: NDArray[np.int64],
-    into: NDArray[np.int64],
-) -> ReuseRuns:
-    found = tree.insert(piece.symbols, piece.offsets, roots, tokens)
-    into[piece.at] = found.matched
-    return found.runs
-
-
-def _insert_reached(
-    tree: RadixTree,
-    piece: _Piece,
-    roots: NDArray[np.int64],
-    tokens: NDArray[np.int64],
-    which: NDArray[np.bool_],
-    into: NDArray[np.int64],
-) -> None:
-    """Insert those requests of a piece that an engine saw."""
-    wanted = np.flatnonzero(which)
-    if len(wanted):
-        symbols, offsets = _select(piece.symbols, piece.offsets, wanted, len(which))
-        into[piece.at.start + wanted] = tree.insert(symbols, offsets, roots[wanted], tokens[wanted]).matched
-
-
-def _insert_chat(
-    chat: TreeWithOutputs,
-    piece: _Piece,
-    start: NDArray[np.int64],
-    end: NDArray[np.int64],
-    roots: NDArray[np.int64],
-    tokens: NDArray[np.int64],
-    into: NDArray[np.int64],
-) -> None:
-    into[piece.at] = chat.insert(
-        piece.symbols,
-        piece.offsets,
-        piece.output_symbols,
-        piece.output_offsets,
-        arrival_us=start[piece.at],
-        end_us=end[piece.at],
-        has_output=piece.output_known,
-        roots=roots,
-        tokens=tokens,
-    )
+def _insert_whole(whole: RadixTree, piece: _Piece, roots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Prompts, and behind each its output (nothing, where it is not known): where they end."""
+    ends = whole.insert(piece.symbols, piece.offsets, roots).end_node
+    return whole.extend(ends, piece.output_symbols, piece.output_offsets)
 
 
 def _times(rows: pl.DataFrame, prompts: Prompts) -> tuple[NDArray[np.int64], NDArray[np.int64], str]:
-    """Arrival and end of each measured request for `TreeWithOutputs`, and in words when outputs enter.
+    """Arrival and end of each measured request, and in words when outputs are cached.
 
-    Where the requests do not stand in the order of one clock, an output enters before the next request; so does one
+    Where the requests do not stand in the order of one clock, each ends before the next one arrives; so does one
     whose end is not known. Requests without a time stand last.
     """
     measured = rows[prompts.rows.tolist()]
@@ -414,25 +387,22 @@ def _times(rows: pl.DataFrame, prompts: Prompts) -> tuple[NDArray[np.int64], NDA
         why = "the log has no end times" if not ends else "requests do not stand in the order of one clock"
         return (
             np.zeros(len(start), np.int64),
-            np.full(len(start), NO_END),
+            np.zeros(len(start), np.int64),
             f"{why}: an output is taken to be cached before the next request arrives",
         )
     how = "an output is cached from the moment its request ended"
     if ends < len(end):
         how += f"; {len(end) - ends:,} of {len(end):,} requests have no end, and theirs before the next request arrives"
-    return start.fill_null(known.max()).to_numpy(), end.fill_null(NO_END).to_numpy(), how
+    start = start.fill_null(known.max())
+    return start.to_numpy(), pl.select(pl.max_horizontal(start, end)).to_series().to_numpy(), how
 
 
-def _session_roots(rows: pl.DataFrame, prompts: Prompts) -> NDArray[np.int64] | None:
-    """Groups in which a request can share with its own session only; None when there are no sessions."""
+def _session_groups(rows: pl.DataFrame, prompts: Prompts) -> NDArray[np.int64] | None:
+    """A number for each session, -1 for a request without one: nobody is there to share with; None when there are none."""
     names = rows["session_id"].gather(prompts.rows)
     if names.null_count() == len(names):
         return None
-    key = pl.DataFrame({"root": prompts.roots, "session": names}).with_row_index("place")
-    # without a session there is nobody to share with
-    nobody = pl.when(pl.col("session").is_null()).then("place")
-    group = pl.struct("root", "session", nobody.alias("nobody")).rank("dense").cast(pl.Int64) - 1
-    return key.select(group).to_series().to_numpy()
+    return (names.rank("dense").cast(pl.Int64) - 1).fill_null(-1).to_numpy()
 
 
 class _Piece(NamedTuple):

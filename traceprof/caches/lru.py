@@ -6,6 +6,10 @@ from traceprof.caches.traffic import Outcome, Traffic
 
 LABEL = "LRU, token by token"
 BLOCK_SIZE = 1
+ASSUMPTIONS = (
+    "running requests pin nothing, so none ever waits",
+    "an output is there once its request ended",
+)
 
 
 def simulate(traffic: Traffic, capacity_tokens: int, *, outputs: bool = True) -> Outcome:

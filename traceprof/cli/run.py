@@ -93,9 +93,9 @@ def _bytes(logs: tuple[str, ...]) -> int:
 
 def _warm_up(tokenizer: str | None, chat_template: str | None) -> None:
     """Load what the later steps begin with while the workers read: tokenizer, kernels, charts."""
-    import numpy as np
-
-    from traceprof.prefix.tree import NO_END, RadixTree, TreeWithOutputs, sequences
+    from traceprof.caches import infinite
+    from traceprof.caches.traffic import Traffic
+    from traceprof.prefix.tree import RadixTree, sequences
     from traceprof.tokens import loaded
 
     if tokenizer is None and chat_template is None:
@@ -103,6 +103,5 @@ def _warm_up(tokenizer: str | None, chat_template: str | None) -> None:
     tiny = sequences([[1, 2], [1]])
     RadixTree(reuse=True).insert(*tiny)
     RadixTree().insert(*tiny)
-    times = np.zeros(2, np.int64)
-    TreeWithOutputs().insert(*tiny, *tiny, arrival_us=times, end_us=np.full(2, NO_END))
+    infinite.hits_with_outputs(Traffic.of_lists([([1, 2], [3], 0, 1)]))
     import traceprof.report.charts  # noqa: F401

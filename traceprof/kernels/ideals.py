@@ -16,12 +16,39 @@ I64: TypeAlias = NDArray[np.int64]
 
 
 @jit
-def infinite(p: Paths, c: Clock, outputs: Int) -> None:
-    """Everything stays: a prompt from its arrival, its output (where outputs is 1) from the request's end. Fills c.hits."""
-    nodes = p.parent.shape[0]
+def in_groups(p: Paths, prompt: I64, which: I64, group: I64, hits: I64) -> None:
+    """Prompts only: each group of requests has a cache of its own that forgets nothing. Fills hits[which].
+
+    which   requests, group by group, each group in the order of arrival
+    group   [request] its group, at least 0
+    """
     held = p.begin.copy()  # [node] down to which depth
+    owner = np.full(held.shape[0], -1, np.int64)  # [node] the group that held is about
+    for r in which:
+        hit = 0
+        upto = prompt[r]
+        v = np.int64(p.node[r])
+        while v >= 0:
+            if p.begin[v] < upto:
+                if owner[v] != group[r]:
+                    owner[v] = group[r]
+                    held[v] = p.begin[v]
+                deep = min(p.end[v], upto)
+                hit += min(held[v], deep) - p.begin[v]
+                held[v] = max(held[v], deep)
+            upto = min(upto, p.begin[v])
+            v = np.int64(p.parent[v])
+        hits[r] = hit
+
+
+@jit
+def infinite(p: Paths, c: Clock, unsampled: Int) -> None:
+    """Everything stays: a prompt from its arrival, its output from the request's end. Fills c.hits.
+
+    Of an output all is kept but the last `unsampled` tokens: 1 is what an engine has the KV of.
+    """
+    held = p.begin.copy()
     stack, ends = np.empty(longest(p)[0], np.int32), np.empty(longest(p)[0], np.int64)
-    assert held.shape[0] == nodes
     while True:
         kind, r, _ = step(c)
         if kind == DONE:
@@ -35,10 +62,9 @@ def infinite(p: Paths, c: Clock, outputs: Int) -> None:
                 held[v] = max(held[v], ends[i])
             admitted(c, r, hit)
         elif kind == END:
-            if outputs:
-                n = path(p, r, c.final[r], stack, ends)
-                for i in range(n):
-                    held[stack[i]] = max(held[stack[i]], ends[i])
+            n = path(p, r, c.prompt[r] + max(c.output[r] - unsampled, 0), stack, ends)
+            for i in range(n):
+                held[stack[i]] = max(held[stack[i]], ends[i])
             ended(c, r)
         else:
             grown(c, r, c.final[r])

@@ -292,38 +292,6 @@ def extend(tree: Tree, behind: I64, symbols: Symbols, offsets: I64, end_node: I6
 
 
 @jit
-def insert_events(
-    tree: Tree,
-    order: I64,
-    symbols: Symbols,
-    offsets: I64,
-    roots: I64,
-    first_request: Int,
-    matched: I64,
-    output_of: I64,
-    behind: I64,
-    output_symbols: Symbols,
-    output_begin: I64,
-    output_end: I64,
-) -> None:
-    """Prompts and outputs in one order: event e >= 0 inserts prompt e, e < 0 the output -1 - e behind its prompt.
-
-    output_of[k] is the output of prompt k, or -1; behind[output] is where it goes: given for the outputs carried
-    over from earlier chunks, filled in here for the others once their prompt is in.
-    """
-    for event in order:
-        if event >= 0:
-            node, same = _walk(tree, -1 - roots[event], symbols, offsets[event], offsets[event + 1])
-            _touch(tree, node, first_request + event)
-            matched[event] = same
-            if output_of[event] >= 0:
-                behind[output_of[event]] = node
-        else:
-            output = -1 - event
-            _walk(tree, behind[output], output_symbols, output_begin[output], output_end[output])
-
-
-@jit
 def rehash(tree: Tree) -> None:
     """Enter all nodes into tree.table, which holds only -1."""
     for node in range(tree.used[0]):
