@@ -4,8 +4,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # the servers of `make test-interop`; vllm takes 3.5 GB of disk and 2.5 GB of memory
 ENGINES ?= llamacpp litellm otel vllm
+# the engines of `make test-engines`, whose own cache code or server our models are held against
+CACHES  ?= llamacpp mlx_lm vllm sglang lmdeploy
 
-.PHONY: setup demo test test-interop lint docs bench schemas clean
+.PHONY: setup demo test test-interop test-engines lint docs bench schemas clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +31,10 @@ test: $(VENV)/.tested
 test-interop: $(VENV)/.tested
 	-@$(MAKE) --no-print-directory --keep-going .engines/model/.made $(ENGINES:%=.engines/%/.installed)
 	$(BIN)/python -m pytest tests/interop --engines "$(ENGINES)"
+
+test-engines: $(VENV)/.tested
+	-@$(MAKE) --no-print-directory --keep-going .engines/model/.made $(CACHES:%=.engines/%/.installed)
+	$(BIN)/python -m pytest tests/engines --engines "$(CACHES)"
 
 .engines/%/.installed: tests/interop/requirements/%.txt tests/interop/requirements/%.lock
 	rm -rf .engines/$*
