@@ -20,8 +20,8 @@ LAYERS = [
     {"sources", "templates", "tokenizer", "verdict", "workers"},
     {"runs"},
     {"ingest"},
-    {"tokens"},
-    {"profiler", "privacy"},
+    {"tokens", "lab"},
+    {"profiler", "privacy", "remedies"},
     {"report"},
     {"cli"},
 ]

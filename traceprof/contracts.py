@@ -129,13 +129,34 @@ def profile_schema() -> Schema:
             "definitions": _map(_object({"value": _or_null(_RATE), "means": _STR})),
         }
     )
+    engine = _object(
+        {
+            "label": _STR,
+            "hit_tokens": _said(_COUNT, "input tokens that its prefix cache would have held"),
+            "hit_rate": _or_null(_RATE),
+            "capacity_tokens": _said(_or_null(_COUNT), "of KV, for each model; null: infinite"),
+            "block_size": _COUNT,
+            "evicted_tokens": _said(_COUNT, "thrown out to make room, over all the time"),
+            "waited_requests": _said(_COUNT, "requests that had to wait for room"),
+            "preemptions": _said(_COUNT, "times that a running request was thrown out to let another go on"),
+            "refused_requests": _said(_COUNT, "requests that are longer than the cache"),
+            "by_memory": _list(
+                _object({"label": _STR, "capacity_tokens": _COUNT, "hit_rate": _or_null(_RATE)})
+            ),
+            "assumptions": _list(_STR),
+        }
+    )
     cache = _object(
         {
             "mrc": _said(_list({"type": "array"}), "[capacity in tokens, hit rate], exact at each capacity"),
             "working_set_tokens": _object(dict.fromkeys(("50%", "90%", "99%", "100%"), _COUNT)),
             "memory_marks": _list(_object({"label": _STR, "capacity_tokens": _COUNT, "hit_rate": _RATE})),
             "policy": _STR,
-            "engines": {"type": "object"},
+            "machine": _object(
+                {"label": _STR, "capacity_tokens": _COUNT, "token_bytes": _NUM, "given": _BOOL},
+                "what the engines' caches are sized for; given: false where nobody named it",
+            ),
+            "engines": _map(engine),
         }
     )
     concurrency = _object(

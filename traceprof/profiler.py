@@ -22,6 +22,7 @@ from traceprof import schema
 from traceprof.caches import infinite, memory
 from traceprof.caches.traffic import Traffic
 from traceprof.errors import TraceprofError
+from traceprof.lab import MARKED_TOKENS, Lab, Machine, engines_part, timed
 from traceprof.load import concurrency as flight
 from traceprof.load.arrivals import arrivals
 from traceprof.load.lengths import lengths
@@ -46,7 +47,7 @@ PROFILE_FILE = "profile.json"
 
 _COLUMNS = (
     "request_id", "session_id", "session_kind", "tenant_id", "model_requested", "model_served", "clock", "status",
-    "arrival_ts", "end_ts", "arrival_offset_us", "e2e_us", "input_tokens", "output_tokens", "cached_input_tokens",
+    "arrival_ts", "end_ts", "arrival_offset_us", "e2e_us", "first_token_ts", "ttft_us", "input_tokens", "output_tokens", "cached_input_tokens",
     "served_from_response_cache", "content_state", "content_level", "block_size", "hash_scope", "hash_scheme", "cache_salt", "source_format", "quality",
 )  # fmt: skip
 
@@ -81,9 +82,17 @@ class Prefix(NamedTuple):
 
 
 def profile(
-    trace: Trace, out: str | os.PathLike[str], *, progress: Progress | None = None, name: str | None = None
+    trace: Trace,
+    out: str | os.PathLike[str],
+    *,
+    machine: Machine | None = None,
+    progress: Progress | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
-    """Measure a trace and write the profile folder; returns what profile.json holds."""
+    """Measure a trace and write the profile folder; returns what profile.json holds.
+
+    `machine` is what the engines' caches are sized for; without one, `Machine.usual()`.
+    """
     say = progress or (lambda what, done, total: None)
     rows = _load(trace)
     left_out: list[dict[str, str]] = []
@@ -117,7 +126,9 @@ def profile(
             "distinct": prefix.stats.distinct_tokens,
         }
         profile["prefix"] = _prefix_part(rows, prompts, prefix, hits, with_outputs, previews, left_out)
-        profile["cache"] = _cache_part(prefix.curve, prompts)
+        profile["cache"] = _cache_part(prefix.curve, prompts) | _engines_part(
+            rows, prompts, prefix, machine or Machine.usual(), say
+        )
     else:
         profile["tokens"] = {
             "input": _total(rows["input_tokens"]),
@@ -179,6 +190,9 @@ def _load(trace: Trace) -> pl.DataFrame:
     rows = rows.with_columns(
         start_us=start,
         end_us=start + pl.coalesce(ends, "e2e_us"),
+        ttft_us=pl.coalesce(
+            "ttft_us", (pl.col("first_token_ts") - pl.col("arrival_ts")).dt.total_microseconds()
+        ),
         engine_load=~pl.col("served_from_response_cache").fill_null(False),
     )
     # a request without an answer goes to the model that its alias always got, if there is but one
@@ -718,8 +732,32 @@ def _cache_part(curve: MissRatioCurve, prompts: Prompts) -> dict[str, Any]:
             for m in memory.marks()
         ],
         "policy": "LRU over prefixes, one memory for all models of the trace; a hit is counted token by token",
-        "engines": {},
     }  # fmt: skip
+
+
+def _engines_part(
+    rows: pl.DataFrame, prompts: Prompts, prefix: Prefix, machine: Machine, say: Progress
+) -> dict[str, Any]:
+    measured = rows[prompts.rows.tolist()]
+    output = prefix.traffic.total - prefix.traffic.prompt
+    times = timed(measured, prompts.tokens, output, one_clock=_one_clock(measured))
+    model = measured["model"].fill_null("unknown").rank("dense").cast(pl.Int64) - 1
+    served_by = measured.select(pl.when(pl.col("status") == "rejected").then(-1).otherwise(model))
+    lab = Lab.of(
+        prefix.traffic._replace(arrival_us=times.arrival_us, first_us=times.first_us, end_us=times.end_us),
+        served_by.to_series().to_numpy(),
+        times.how,
+    )
+    marks = memory.marks(machine.model) if lab.input_tokens < MARKED_TOKENS else []
+    return {
+        "machine": {
+            "label": machine.label,
+            "capacity_tokens": machine.capacity_tokens,
+            "token_bytes": machine.token_bytes,
+            "given": machine.given,
+        },
+        "engines": engines_part(lab, machine, marks, progress=say),
+    }
 
 
 def _all_lengths(rows: pl.DataFrame, prompts: Prompts | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

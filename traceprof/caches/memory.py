@@ -52,6 +52,7 @@ class Mark(NamedTuple):
 
     label: str
     capacity_tokens: int
+    token_bytes: float  # KV bytes of a token
 
 
 # shapes from the models' config.json: layers, KV heads, head size; bf16
@@ -109,6 +110,7 @@ def marks(model: Model | None = None, *, sequence_tokens: int = 0) -> list[Mark]
         Mark(
             f"{m.name} on {f'{n} x ' if n > 1 else ''}{size}",
             capacity_tokens(m, n, _CARD_BYTES[size], sequence_tokens=sequence_tokens),
+            m.token_bytes(n, sequence_tokens),
         )
         for m, n, size in pairs
     ]

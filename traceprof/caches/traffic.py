@@ -107,13 +107,31 @@ class Traffic(NamedTuple):
         return len(self.node)
 
     def subset(self, which: NDArray[Any]) -> Traffic:
-        """Only these requests (a mask or positions in order), over the same tree."""
-        return self._replace(
-            **{
-                name: getattr(self, name)[which]
-                for name in self._fields
-                if name not in ("parent", "begin", "end")
-            }
+        """Only these requests (a mask or positions in order), over the part of the tree that they use.
+
+        >>> two = Traffic.of_lists([([1, 2, 3], [], 0, 5), ([4, 5], [], 6, 8)])
+        >>> two.subset(np.array([False, True])).end.tolist()
+        [2]
+        """
+        from traceprof.kernels.paths import used
+
+        nodes = ("parent", "begin", "end")
+        part = self._replace(
+            **{name: getattr(self, name)[which] for name in self._fields if name not in nodes}
+        )
+        number = used(part.paths())
+        kept = number >= 0
+
+        def renumbered(node: I32) -> I32:
+            found = node.copy()
+            found[node >= 0] = number[node[node >= 0]]
+            return found
+
+        return part._replace(
+            parent=renumbered(self.parent[kept]),
+            begin=self.begin[kept],
+            end=self.end[kept],
+            node=renumbered(part.node),
         )
 
     def paths(self) -> Paths:

@@ -100,3 +100,20 @@ def longest(p: Paths) -> tuple[Int, Int]:
             v = np.int64(p.parent[v])
         nodes = max(nodes, n)
     return nodes, tokens
+
+
+@jit
+def used(p: Paths) -> I32:
+    """For each node its number among those that some request's path passes, in the same order; -1 for the others."""
+    number = np.full(p.parent.shape[0], -1, np.int32)
+    for request in range(p.node.shape[0]):
+        v = np.int64(p.node[request])
+        while v >= 0 and number[v] < 0:
+            number[v] = 0
+            v = np.int64(p.parent[v])
+    kept = 0
+    for node in range(number.shape[0]):
+        if number[node] == 0:
+            number[node] = kept
+            kept += 1
+    return number

@@ -1,0 +1,195 @@
+"""The cache lab: a trace's requests through every engine's prefix cache, at the size that a GPU's memory gives it.
+
+Each model of the trace is served by an engine of its own. Requests enter when they arrived and hold their room until
+they ended, so what runs side by side is pinned as it is in the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from traceprof.caches import ENGINES, engine, memory
+from traceprof.caches.memory import Model
+from traceprof.caches.traffic import Outcome, Traffic
+from traceprof.load import concurrency as flight
+from traceprof.workers import Progress
+
+MARKED_TOKENS = 100_000_000  # of input, up to which every engine is run at every size of memory, too
+
+
+class Machine(NamedTuple):
+    """What the engines run on."""
+
+    label: str
+    capacity_tokens: int  # of KV cache, for each model of the trace
+    token_bytes: float  # KV bytes of a token
+    given: bool  # whether the user named it
+    model: Model | None = None
+
+    @classmethod
+    def usual(cls) -> Machine:
+        """What is assumed when nobody says: Llama-3.1-8B on one 80 GB card."""
+        mark = next(m for m in memory.marks() if m.label == "Llama-3.1-8B on 80 GB")
+        return cls(mark.label, mark.capacity_tokens, memory.LLAMA_8B.token_bytes(), given=False)
+
+
+class Timed(NamedTuple):
+    """When the measured requests arrived, decoded and ended, and in words how that is known."""
+
+    arrival_us: NDArray[np.int64]
+    first_us: NDArray[np.int64]
+    end_us: NDArray[np.int64]
+    how: str
+
+
+def timed(
+    rows: pl.DataFrame, prompt: NDArray[np.int64], output: NDArray[np.int64], *, one_clock: bool
+) -> Timed:
+    """Times of requests from start_us, ttft_us and end_us (all nullable); what a log does not say is estimated.
+
+    Where there is no common clock, or the order is not that of arrival, each request ends before the next one arrives.
+    """
+    start, end = rows["start_us"], rows["end_us"]
+    known = start.drop_nulls()
+    if not len(known) or not one_clock or not start.fill_null(known.max()).is_sorted():
+        nothing = np.zeros(len(rows), np.int64)
+        why = (
+            "the log has no arrival times"
+            if not len(known)
+            else "the requests do not stand in the order of one clock"
+        )
+        return Timed(
+            nothing, nothing, nothing, f"{why}: each request is taken to end before the next one arrives"
+        )
+    arrival = start.fill_null(known.max()).to_numpy().astype(np.int64)
+    prefill = prompt / flight.PREFILL_TOKENS_PER_S
+    decode = output * flight.TPOT_S
+    guess = ((prefill + decode) * 1e6).astype(np.int64)
+    took = np.maximum(np.where(end.is_null(), guess, end.fill_null(0).to_numpy() - arrival), 0)
+    share = prefill / np.maximum(prefill + decode, 1e-9)
+    ttft = rows["ttft_us"].fill_null(-1).to_numpy()
+    first = np.minimum(np.where(ttft >= 0, ttft, (took * share).astype(np.int64)), took)
+    no_end = end.null_count()
+    said = ["requests enter when they arrived and hold their room until they ended"]
+    if no_end:
+        said.append(f"{no_end:,} of {len(rows):,} requests have no end. {flight.ASSUMED}")
+    if untold := int((ttft < 0).sum()):
+        said.append(
+            f"{untold:,} have no time of the first token, which divides their duration as that assumption does"
+            if no_end
+            else f"{untold:,} have no time of the first token: prefill is taken to go at {flight.PREFILL_TOKENS_PER_S:,.0f} "
+            f"tokens a second against {flight.TPOT_S * 1000:.0f} ms an output token"
+        )
+    return Timed(arrival, arrival + first, arrival + took, "; ".join(said))
+
+
+class Lab(NamedTuple):
+    """Traffic apart by the model that serves it."""
+
+    pools: list[Traffic]
+    input_tokens: int
+    how: str
+
+    @classmethod
+    def of(cls, traffic: Traffic, served_by: NDArray[np.int64], how: str) -> Lab:
+        """served_by [request]: a number for each model; -1 for a request that no model saw."""
+        pools = [traffic.subset(served_by == one) for one in np.unique(served_by[served_by >= 0])]
+        return cls(pools, int(traffic.prompt[served_by >= 0].sum()), how)
+
+    def run(self, name: str, capacity_tokens: int, token_bytes: float) -> Result:
+        """One engine, every model on an instance of its own."""
+        model = engine(name)
+        sized: Callable[[float], dict[str, Any]] = getattr(model, "sized", lambda token_bytes: {})
+        options = sized(token_bytes)
+        outcomes = [model.simulate(pool, capacity_tokens, **options) for pool in self.pools]
+        return Result.of(name, capacity_tokens, outcomes, self.input_tokens)
+
+
+class Result(NamedTuple):
+    """What one engine's cache did with all of the traffic."""
+
+    name: str
+    capacity_tokens: int
+    hit_tokens: int
+    hit_rate: float | None
+    evicted_tokens: int
+    waited: int
+    preempted: int
+    refused: int
+
+    @classmethod
+    def of(cls, name: str, capacity_tokens: int, outcomes: Sequence[Outcome], input_tokens: int) -> Result:
+        """Outcomes of all models together."""
+        hits = sum(int(np.maximum(o.hit_tokens, 0).sum()) for o in outcomes)
+        return cls(
+            name,
+            capacity_tokens,
+            hits,
+            hits / input_tokens if input_tokens else None,
+            sum(int(o.evicted_tokens) for o in outcomes),
+            sum(int(o.waited) for o in outcomes),
+            sum(int(o.preempted) for o in outcomes),
+            sum(int((o.hit_tokens < 0).sum()) for o in outcomes),
+        )
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether more memory would change nothing."""
+        return self.evicted_tokens == self.waited == self.preempted == self.refused == 0
+
+
+def engines_part(
+    lab: Lab,
+    machine: Machine,
+    marks: Sequence[memory.Mark],
+    names: Sequence[str] = ENGINES,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any]]:
+    """`profile.cache.engines`: every engine at the machine's capacity, and by size of memory.
+
+    A size of memory at which a smaller one already threw nothing out is not run again.
+    """
+
+    def one(name: str) -> dict[str, Any]:
+        model = engine(name)
+        main = lab.run(name, machine.capacity_tokens, machine.token_bytes)
+        found = {machine.capacity_tokens: main}
+        for mark in sorted(marks, key=lambda m: m.capacity_tokens):
+            size = mark.capacity_tokens
+            smaller = [r for c, r in found.items() if c <= size and r.unbounded]
+            if size not in found:
+                found[size] = smaller[0] if smaller else lab.run(name, size, mark.token_bytes)
+        return {
+            "label": model.LABEL,
+            "hit_tokens": main.hit_tokens,
+            "hit_rate": main.hit_rate,
+            "capacity_tokens": None if name == "infinite" else machine.capacity_tokens,
+            "block_size": model.BLOCK_SIZE,
+            "evicted_tokens": main.evicted_tokens,
+            "waited_requests": main.waited,
+            "preemptions": main.preempted,
+            "refused_requests": main.refused,
+            "by_memory": [
+                {
+                    "label": mark.label,
+                    "capacity_tokens": mark.capacity_tokens,
+                    "hit_rate": found[mark.capacity_tokens].hit_rate,
+                }
+                for mark in marks
+            ],
+            "assumptions": [*model.ASSUMPTIONS, lab.how],
+        }
+
+    parts = {}
+    with ThreadPoolExecutor(2) as threads:  # kernels hold no interpreter lock
+        for done, (name, part) in enumerate(zip(names, threads.map(one, names), strict=True), 1):
+            parts[name] = part
+            if progress is not None:
+                progress("engines' caches", done, len(names))
+    return parts
