@@ -15,28 +15,71 @@ import polars as pl
 from numpy.typing import NDArray
 
 from traceprof.caches import ENGINES, engine, memory
-from traceprof.caches.memory import Model
+from traceprof.caches.memory import Mark, Model
 from traceprof.caches.traffic import Outcome, Traffic
+from traceprof.errors import UsageError
 from traceprof.load import concurrency as flight
 from traceprof.workers import Progress
 
 MARKED_TOKENS = 100_000_000  # of input, up to which every engine is run at every size of memory, too
 
 
-class Machine(NamedTuple):
-    """What the engines run on."""
+USUAL_CARD = "80 GB"
 
-    label: str
-    capacity_tokens: int  # of KV cache, for each model of the trace
-    token_bytes: float  # KV bytes of a token
-    given: bool  # whether the user named it
-    model: Model | None = None
+
+class Machine(NamedTuple):
+    """What serves each model of the trace."""
+
+    model: Model = memory.LLAMA_8B
+    gpus: int = 1
+    gpu_bytes: int = memory.parse_bytes(USUAL_CARD)
+    memory_label: str = USUAL_CARD
+    tokens: int | None = None  # of KV cache, where it is known better than from memory and weights
+    given: bool = False  # whether somebody named it
 
     @classmethod
-    def usual(cls) -> Machine:
-        """What is assumed when nobody says: Llama-3.1-8B on one 80 GB card."""
-        mark = next(m for m in memory.marks() if m.label == "Llama-3.1-8B on 80 GB")
-        return cls(mark.label, mark.capacity_tokens, memory.LLAMA_8B.token_bytes(), given=False)
+    def of(
+        cls,
+        gpu_memory: str | None = None,
+        gpus: int = 1,
+        model_config: str | None = None,
+        kv_dtype: str = "auto",
+        weights: str | None = None,
+        capacity_tokens: int | None = None,
+    ) -> Machine:
+        """From what a user says; what is left out is Llama-3.1-8B on one 80 GB card."""
+        usual = cls()
+        given = any((gpu_memory, gpus > 1, model_config, kv_dtype != "auto", weights, capacity_tokens))
+        model = usual.model
+        if model_config is not None:
+            weight_bytes = memory.parse_bytes(weights) if weights else None
+            model = memory.read_model(model_config, kv_dtype=kv_dtype, weight_bytes=weight_bytes)
+        elif kv_dtype != "auto" or weights:
+            raise UsageError(
+                "--kv-dtype and --weights say how a model is kept", remedy="name it: --model-config"
+            )
+        label = gpu_memory or usual.memory_label
+        machine = cls(model, gpus, memory.parse_bytes(label), label, capacity_tokens, given)
+        if capacity_tokens is None and not machine.at(0).capacity_tokens:
+            raise UsageError(
+                f"{model.name} does not fit: its weights take {model.weight_bytes / 1e9:.1f} GB",
+                remedy="more --gpus or --gpu-memory",
+            )
+        return machine
+
+    def at(self, sequence_tokens: int) -> Mark:
+        """Its capacity for sequences of that length (which matters for layers with a sliding window)."""
+        token_bytes = self.model.token_bytes(self.gpus, sequence_tokens)
+        if self.tokens is not None:
+            return Mark(f"{self.tokens:,} tokens", self.tokens, token_bytes)
+        size = memory.capacity_tokens(self.model, self.gpus, self.gpu_bytes, sequence_tokens=sequence_tokens)
+        cards = f"{self.gpus} x " if self.gpus > 1 else ""
+        return Mark(f"{self.model.name} on {cards}{self.memory_label}", size, token_bytes)
+
+    def marks(self, sequence_tokens: int) -> list[Mark]:
+        """Sizes of memory to compare: a few usual ones, or what the model that was named fits on."""
+        named = self.model if self.model is not memory.LLAMA_8B else None
+        return memory.marks(named, sequence_tokens=sequence_tokens)
 
 
 class Timed(NamedTuple):
@@ -94,13 +137,16 @@ class Lab(NamedTuple):
 
     pools: list[Traffic]
     input_tokens: int
+    sequence_tokens: int  # mean of prompt + output
     how: str
 
     @classmethod
     def of(cls, traffic: Traffic, served_by: NDArray[np.int64], how: str) -> Lab:
         """served_by [request]: a number for each model; -1 for a request that no model saw."""
         pools = [traffic.subset(served_by == one) for one in np.unique(served_by[served_by >= 0])]
-        return cls(pools, int(traffic.prompt[served_by >= 0].sum()), how)
+        seen = served_by >= 0
+        mean = int(traffic.total[seen].mean()) if seen.any() else 0
+        return cls(pools, int(traffic.prompt[seen].sum()), mean, how)
 
     def run(self, name: str, capacity_tokens: int, token_bytes: float) -> Result:
         """One engine, every model on an instance of its own."""
@@ -144,10 +190,21 @@ class Result(NamedTuple):
         return self.evicted_tokens == self.waited == self.preempted == self.refused == 0
 
 
+def machine_part(lab: Lab, machine: Machine, progress: Progress | None = None) -> dict[str, Any]:
+    """`machine` and `engines` of `profile.cache`."""
+    here = machine.at(lab.sequence_tokens)
+    few = lab.input_tokens <= MARKED_TOKENS
+    marks = machine.marks(lab.sequence_tokens) if few else []
+    return {
+        "machine": {**here._asdict(), "given": machine.given},
+        "engines": engines_part(lab, here, marks, progress=progress),
+    }
+
+
 def engines_part(
     lab: Lab,
-    machine: Machine,
-    marks: Sequence[memory.Mark],
+    machine: Mark,
+    marks: Sequence[Mark],
     names: Sequence[str] = ENGINES,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ from traceprof import schema
 from traceprof.caches import infinite, memory
 from traceprof.caches.traffic import Traffic
 from traceprof.errors import TraceprofError
-from traceprof.lab import MARKED_TOKENS, Lab, Machine, engines_part, timed
+from traceprof.lab import Lab, Machine, machine_part, timed
 from traceprof.load import concurrency as flight
 from traceprof.load.arrivals import arrivals
 from traceprof.load.lengths import lengths
@@ -91,7 +91,7 @@ def profile(
 ) -> dict[str, Any]:
     """Measure a trace and write the profile folder; returns what profile.json holds.
 
-    `machine` is what the engines' caches are sized for; without one, `Machine.usual()`.
+    `machine` is what the engines' caches are sized for; without one, Llama-3.1-8B on one 80 GB card.
     """
     say = progress or (lambda what, done, total: None)
     rows = _load(trace)
@@ -126,9 +126,8 @@ def profile(
             "distinct": prefix.stats.distinct_tokens,
         }
         profile["prefix"] = _prefix_part(rows, prompts, prefix, hits, with_outputs, previews, left_out)
-        profile["cache"] = _cache_part(prefix.curve, prompts) | _engines_part(
-            rows, prompts, prefix, machine or Machine.usual(), say
-        )
+        lab = lab_of(rows, prompts, prefix)
+        profile["cache"] = _cache_part(prefix.curve, prompts) | machine_part(lab, machine or Machine(), say)
     else:
         profile["tokens"] = {
             "input": _total(rows["input_tokens"]),
@@ -735,29 +734,18 @@ def _cache_part(curve: MissRatioCurve, prompts: Prompts) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _engines_part(
-    rows: pl.DataFrame, prompts: Prompts, prefix: Prefix, machine: Machine, say: Progress
-) -> dict[str, Any]:
+def lab_of(rows: pl.DataFrame, prompts: Prompts, prefix: Prefix) -> Lab:
+    """The measured requests for the engines' caches: with times, apart by model, without those that no model saw."""
     measured = rows[prompts.rows.tolist()]
     output = prefix.traffic.total - prefix.traffic.prompt
     times = timed(measured, prompts.tokens, output, one_clock=_one_clock(measured))
     model = measured["model"].fill_null("unknown").rank("dense").cast(pl.Int64) - 1
     served_by = measured.select(pl.when(pl.col("status") == "rejected").then(-1).otherwise(model))
-    lab = Lab.of(
+    return Lab.of(
         prefix.traffic._replace(arrival_us=times.arrival_us, first_us=times.first_us, end_us=times.end_us),
         served_by.to_series().to_numpy(),
         times.how,
     )
-    marks = memory.marks(machine.model) if lab.input_tokens < MARKED_TOKENS else []
-    return {
-        "machine": {
-            "label": machine.label,
-            "capacity_tokens": machine.capacity_tokens,
-            "token_bytes": machine.token_bytes,
-            "given": machine.given,
-        },
-        "engines": engines_part(lab, machine, marks, progress=say),
-    }
 
 
 def _all_lengths(rows: pl.DataFrame, prompts: Prompts | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -53,6 +53,23 @@ def tokenizer_options(function: F) -> F:
     return function
 
 
+def machine_options(function: F) -> F:
+    """What the engines' caches are sized for."""
+    for option in (
+        click.option("--capacity-tokens", type=click.IntRange(1), default=None, help="KV tokens of each engine, as it says at its start.  [default: from memory and weights]"),
+        click.option("--weights", metavar="SIZE", default=None, help="What the weights take.  [default: as stored beside the config, or counted from its shapes]"),
+        click.option("--kv-dtype", metavar="TYPE", default="auto", show_default=True, help="Type of the KV cache: fp8, bfloat16, q8_0, ..."),
+        click.option("--model-config", metavar="FILE|DIR", default=None, help="The config.json of the model.  [default: Llama-3.1-8B]"),
+        click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, help="GPUs that share the model (tensor parallelism)."),
+        click.option("--gpu-memory", metavar="SIZE", default=None, help="Memory of one GPU: 24GB, 80GB, 96GiB, ...  [default: 80GB]"),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+MACHINE = ("gpu_memory", "gpus", "model_config", "kv_dtype", "weights", "capacity_tokens")
+
+
 def jobs_or_cores(jobs: int | None) -> int:
     """The number of worker processes: what was asked, or one a core."""
     return (

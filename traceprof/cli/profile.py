@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from traceprof.cli import options as opt
@@ -12,19 +14,22 @@ from traceprof.cli import options as opt
 @click.option(
     "-o", "--out", required=True, metavar="PROFILE", help="Folder to write; an old profile there is replaced."
 )
+@opt.machine_options
 @opt.json_option
 @opt.quiet_option
-def command(trace: str, out: str, as_json: bool, quiet: bool) -> None:
-    """Measure a trace: shared prefixes, miss-ratio curve, lengths, concurrency, arrivals, sessions, verdict.
+def command(trace: str, out: str, as_json: bool, quiet: bool, **machine: Any) -> None:
+    """Measure a trace: shared prefixes, miss-ratio curve, engines' caches, lengths, concurrency, sessions, verdict.
 
     \b
     traceprof profile trace -o profile
+    traceprof profile trace -o profile --model-config ./my-model --gpus 2 --gpu-memory 80GB
     """
+    from traceprof.lab import Machine
     from traceprof.profiler import profile
     from traceprof.trace import Trace
 
     with opt.progress(quiet or as_json) as say:
-        found = profile(Trace(trace), out, progress=say)
+        found = profile(Trace(trace), out, machine=Machine.of(**machine), progress=say)
     if as_json:
         opt.print_json(found)
     elif not quiet:
