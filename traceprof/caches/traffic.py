@@ -174,3 +174,10 @@ class Outcome(NamedTuple):
     evicted_tokens: int  # thrown out to make room, over all the time
     waited: int  # requests that had to wait for room
     preempted: int  # times that a running request was thrown out to let another go on
+
+    @classmethod
+    def of(cls, clock: Clock, evicted_tokens: int) -> Outcome:
+        """From a clock that has run to its end."""
+        from traceprof.kernels.clock import PREEMPTIONS, WAITED
+
+        return cls(clock.hits, evicted_tokens, int(clock.now[WAITED]), int(clock.now[PREEMPTIONS]))

@@ -30,7 +30,7 @@ I64: TypeAlias = NDArray[np.int64]
 DONE, ADMIT, GROW, END = 0, 1, 2, 3
 
 # fields of Clock.now
-_TIME, _NEXT, _FRONT, _HEAP, _STACK, _RUNNING, _BLOCKED, _PREEMPTIONS, _WAITED = range(9)
+_TIME, _NEXT, _FRONT, _HEAP, _STACK, _RUNNING, _BLOCKED, PREEMPTIONS, WAITED = range(9)
 FIELDS = 9
 UNLIMITED = 1 << 60  # as a quantum: a request grows once, before it ends
 
@@ -169,7 +169,7 @@ def admitted(c: Clock, r: Int, hit: Int) -> None:
         c.hits[r] = hit
         c.zero[r] = now[_TIME]
         if now[_TIME] > c.arrival[r]:
-            now[_WAITED] += 1
+            now[WAITED] += 1
     now[_BLOCKED] = 0
     now[_RUNNING] += 1
     c.runs[r] = 1
@@ -217,7 +217,7 @@ def preempted(c: Clock) -> Int:
             break
     c.runs[r] = 0
     now[_RUNNING] -= 1
-    now[_PREEMPTIONS] += 1
+    now[PREEMPTIONS] += 1
     for at in range(now[_HEAP]):
         if c.heap_who[at] == r:
             _take(c, at)
