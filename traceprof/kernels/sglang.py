@@ -209,8 +209,8 @@ def _walk(t: _Tree, request: Int, pages: Int, insert: Int, known: Int, priority:
         t.place[t.on[i]] = i
     t.tally[_TIME] += 2
     now = t.tally[_TIME]
-    at = -1
-    depth = 0
+    at: Int = -1
+    depth: Int = 0
     i = 0
     while depth < pages:
         while t.upto[i] <= depth:
@@ -229,9 +229,9 @@ def _walk(t: _Tree, request: Int, pages: Int, insert: Int, known: Int, priority:
             s = np.int64(t.p.parent[s])
         same = min(same, t.upto[t.place[s]])
         if same < t.nodes[v].end:
-            home: Int = t.nodes[v].home
+            home = t.nodes[v].home
             _leave_home(t, v)
-            tail: Int = s
+            tail = s
             while t.p.begin[tail] >= same:  # nodes without a page of their own
                 tail = np.int64(t.p.parent[tail])
             upper = _new(t, t.nodes[v].above, home, tail, depth, same)
@@ -241,12 +241,12 @@ def _walk(t: _Tree, request: Int, pages: Int, insert: Int, known: Int, priority:
             t.nodes[upper].children = 1
             t.nodes[v].above = upper
             t.nodes[v].top = same
-            home = np.int64(t.nodes[v].tail)
-            while t.p.begin[home] > same:
-                home = np.int64(t.p.parent[home])
-            t.nodes[v].home = home
-            t.nodes[v].next = t.first[home]
-            t.first[home] = v
+            new_home = np.int64(t.nodes[v].tail)
+            while t.p.begin[new_home] > same:
+                new_home = np.int64(t.p.parent[new_home])
+            t.nodes[v].home = new_home
+            t.nodes[v].next = t.first[new_home]
+            t.first[new_home] = v
             _offer(t, v)
             v = np.int64(upper)
         else:
@@ -303,13 +303,13 @@ def _checkpoint(
 ) -> None:
     """Give the request's full pages to the tree, cut at the end of its prompt, and pin it there."""
     pages = tokens // page
-    _, matched = _walk(t, r, pages, 1, known[r], 0)
+    at, matched = _walk(t, r, pages, 1, known[r], 0)
     known[r] = max(known[r], pages)
     prompt = c.prompt[r] // page
     if 0 < prompt < pages:
         _walk(t, r, prompt, 1, prompt, 1)
     t.tally[_FREE] += max(0, matched - own[r])  # what others had put there meanwhile
-    at, _ = _walk(t, r, pages, 0, 0, 0)
+    # SGLang looks the whole up once more here: that finds `at` again (cutting keeps the lower node) and changes no order
     own[r] = pages
     _lock(t, at, 1)
     _lock(t, np.int64(stands[r]), -1)
@@ -344,10 +344,11 @@ def sglang(p: Paths, c: Clock, page: Int, total: Int, policy: Int) -> Int:
     held = np.zeros(requests, np.int64)  # [request] pages of its memory
     known = np.zeros(requests, np.int64)  # [request] pages that it has inserted before
     while True:
-        t = _roomy(t)
         kind, r, length = step(c)
         if kind == DONE:
             break
+        if kind != GROW:  # evicting pops an entry of the heap for each that it pushes
+            t = _roomy(t)
         wanted = (length + page - 1) // page
         if kind == ADMIT:
             at, hit = _walk(t, r, (length - 1) // page, 0, 0, 0)
@@ -371,6 +372,7 @@ def sglang(p: Paths, c: Clock, page: Int, total: Int, policy: Int) -> Int:
                 _evict(t, more - t.tally[_FREE])
             if more > t.tally[_FREE]:
                 victim = preempted(c)
+                t = _roomy(t)
                 t.tally[_FREE] += held[victim] - own[victim]
                 _lock(t, np.int64(stands[victim]), -1)
                 continue
