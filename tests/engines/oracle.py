@@ -34,28 +34,32 @@ def answers(name: str, tasks: Iterable[tuple[list[lab.Request], dict[str, Any]]]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def real_traces() -> list[tuple[str, list[lab.Request]]]:
-    """Traces under TRACEPROF_DATA as small requests: block hashes and token ids alike become small numbers.
+def long_traces() -> list[tuple[str, list[lab.Request], int]]:
+    """(name, requests, tokens that one symbol stands for): one generated, and what TRACEPROF_DATA names.
 
-    Those of hashes stand for blocks, so an engine sees them with blocks of one token; that is what it would do with
+    Block hashes become small numbers, so an engine sees them with blocks of one token: that is what it would do with
     blocks of their size, but for the last, partial ones.
     """
+    shape = {"size": 300, "symbols": 50, "prefix": 200, "tail": 120, "output": 150, "gap": 8, "took": 300}
+    found = [("generated", lab.random_requests(np.random.default_rng(5), **shape), 1)]
     folder = os.environ.get("TRACEPROF_DATA")
     if not folder:
-        return []
-    found = []
+        return found
     for file in sorted(Path(folder).glob("mooncake*/*.jsonl")):
         rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()[:4000]]
         requests = [
             lab.Request(i, tuple(r["hash_ids"]), (), r["timestamp"] * 1000, 1, 1 + 25_000 * r["output_length"])
             for i, r in enumerate(rows)
         ]
-        found.append((file.stem, requests))
-    for name in ("tau", "miniswe"):
-        trace = Path(folder) / "traces" / name / "tokens"
-        if trace.exists():
-            found.append((name, _tokens(trace)))
+        found.append((file.stem, requests, 512))
+    found += [(t.parent.name, _tokens(t), 1) for t in sorted(Path(folder).glob("*/tokens"))]
     return found
+
+
+def room(requests: list[lab.Request], share: float) -> int:
+    """Tokens: a share of all that is distinct in the requests, but enough for the longest."""
+    traffic = lab.traffic_of(requests)
+    return max(int((traffic.end - traffic.begin).sum() * share), max(r.final for r in requests))
 
 
 def _tokens(folder: Path, most: int = 400) -> list[lab.Request]:

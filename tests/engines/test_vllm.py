@@ -32,20 +32,13 @@ def test_hits_and_evictions_of_random_traces_are_those_of_vllm():
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
 def test_hits_of_a_long_chat_log_are_those_of_vllm(share):
     """300 requests in ten times the random traces' length, and whatever TRACEPROF_DATA holds."""
-    import numpy as np
-
-    shape = {"size": 300, "symbols": 50, "prefix": 200, "tail": 120, "output": 150, "gap": 8, "took": 300}
-    made = [("generated", lab.random_requests(np.random.default_rng(5), **shape))]
     rows = []
-    for label, requests in [*made, *oracle.real_traces()]:
-        distinct = lab.traffic_of(requests)
-        states = int((distinct.end - distinct.begin).sum())
-        block = 1 if label.startswith(("conv", "mooncake", "synth", "tool")) else 16
-        longest = max(r.final for r in requests)
-        options = {"total": max(int(states * share), longest) // block + 2, "block": block}
+    for label, requests, unit in oracle.long_traces():
+        block = 1 if unit > 1 else 16
+        options = {"total": oracle.room(requests, share) // block + 2, "block": block}
         (theirs,) = oracle.answers("vllm", [(requests, options)])
         found = ours(requests, **options)
-        rows.append(oracle.compared(label, f"{options}", requests, theirs["hits"], found.hit_tokens))
+        rows.append(oracle.compared(label, f"{options}, 1 = {unit}", requests, theirs["hits"], found.hit_tokens))
         assert found.hit_tokens.tolist() == theirs["hits"]
         assert found.evicted_tokens == theirs["evicted"] * block
     oracle.table(rows)
