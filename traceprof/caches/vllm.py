@@ -38,10 +38,12 @@ def simulate(
     >>> simulate(twice, 100, block_size=2).hit_tokens.tolist()
     [0, 2, 4]
     """
-    from traceprof.kernels.vllm import vllm
+    from traceprof.kernels.block_pool import KEEP_BOTH, block_pool
 
     assert free_order in ("prepend", "append")
     total = max(1, capacity_tokens // block_size)
     clock = traffic.clock(quantum=block_size, limit=(total - 1) * block_size)
-    evicted = vllm(traffic.paths(), clock, block_size, total, int(free_order == "prepend"))
+    evicted = block_pool(
+        traffic.paths(), clock, block_size, total, int(free_order == "prepend"), KEEP_BOTH, partial=0
+    )
     return Outcome.of(clock, int(evicted) * block_size)

@@ -117,12 +117,3 @@ def used(p: Paths) -> I32:
             number[node] = kept
             kept += 1
     return number
-
-
-@jit
-def block_number(p: Paths, base: I64, block: Int, request: Int, k: Int) -> Int:
-    """The number of the request's full block k, as `blocks` gives it."""
-    v = np.int64(p.node[request])
-    while p.begin[v] >= (k + 1) * block:
-        v = np.int64(p.parent[v])
-    return base[v] + k - p.begin[v] // block

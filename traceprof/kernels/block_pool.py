@@ -1,4 +1,14 @@
-"""vLLM's block pool: chained full blocks, one queue of free blocks in the order of their eviction."""
+"""A pool of blocks under chained hashes with one queue of free blocks: vLLM's, and those of LMDeploy and TensorRT-LLM.
+
+Freed blocks queue up, a request's last block first, and keep their content until they are taken from the front. Whoever
+holds a block holds all before it, so in the queue a block stands before those that it continues: the front is a leaf of
+the tree of cached blocks. What the engines differ in:
+
+* vLLM keeps equal blocks side by side; a lookup finds the one that was cached first (KEEP_BOTH).
+* LMDeploy gives a request the block that is already there, and frees the request's own (SHARE_ONE).
+* TensorRT-LLM leaves the request its own block, which is cached for nothing (KEEP_OLD), and copies of the first block
+  that does not match as a whole the tokens that do (partial).
+"""
 
 from __future__ import annotations
 
@@ -9,15 +19,18 @@ from numpy.typing import NDArray
 
 from traceprof.kernels.clock import ADMIT, DONE, GROW, Clock, admitted, ended, grown, preempted, refused, step
 from traceprof.kernels.jit import jit
-from traceprof.kernels.paths import Paths, block_base, block_number, blocks, longest
+from traceprof.kernels.paths import Paths, block_base, blocks, longest
 
 Int: TypeAlias = Any
 I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 
 
+KEEP_BOTH, SHARE_ONE, KEEP_OLD = range(3)
+
+
 class _Pool(NamedTuple):
-    """Physical blocks; block 0 is the null block and never used. The last entry of before/after is the queue's ring."""
+    """Physical blocks; block 0 is never used (vLLM's null block). The last entry of before/after is the queue's ring."""
 
     before: I32  # [block + 1] in the queue of free blocks
     after: I32
@@ -26,6 +39,8 @@ class _Pool(NamedTuple):
     first: I32  # [prefix number] the block that was cached for it first, -1: none
     older: I32  # [block] other blocks of the same prefix, a ring in the order in which they were cached
     newer: I32
+    ends_in: I32  # [block] the static node in which the prefix ends that it is cached for
+    beyond: I32  # [static node] cached blocks that go on behind its end; empty where nobody asks
     tally: I64  # [2] free blocks, evictions
 
 
@@ -59,6 +74,25 @@ def _dequeue(pool: _Pool, block: Int) -> None:
 
 
 @jit
+def _beyond(pool: _Pool, p: Paths, size: Int, node: Int, end: Int, change: Int) -> None:
+    """Count a cached block, which ends in a node at that depth, at the nodes whose end it passes."""
+    u = np.int64(p.parent[node])
+    while u >= 0 and p.end[u] > end - size:
+        if p.end[u] < end:
+            pool.beyond[u] += change
+        u = np.int64(p.parent[u])
+
+
+@jit
+def _node_of(p: Paths, request: Int, depth: Int) -> Int:
+    """The static node in which a request's token at that depth, counted from 1, lies."""
+    node = np.int64(p.node[request])
+    while p.begin[node] >= depth:
+        node = np.int64(p.parent[node])
+    return node
+
+
+@jit
 def _publish(pool: _Pool, block: Int, number: Int) -> None:
     pool.holds[block] = number
     first = pool.first[number]
@@ -72,6 +106,40 @@ def _publish(pool: _Pool, block: Int, number: Int) -> None:
         pool.older[block] = last
         pool.newer[block] = first
         pool.older[first] = block
+
+
+@jit
+def _fill(
+    pool: _Pool, p: Paths, size: Int, table: I32, at: Int, number: Int, request: Int, k: Int, equal: Int
+) -> None:
+    """Block k of a request, table[at], is full: cache it, where the prefix is not cached yet; see SHARE_ONE, KEEP_OLD."""
+    old = pool.first[number]
+    if old < 0:
+        _publish(pool, table[at], number)
+        if pool.beyond.shape[0] > 0:
+            end = (k + 1) * size
+            node = _node_of(p, request, end)
+            pool.ends_in[table[at]] = node
+            _beyond(pool, p, size, node, end, 1)
+    elif equal == SHARE_ONE:
+        if pool.used[old] == 0:
+            _dequeue(pool, old)
+        pool.used[old] += 1
+        own = table[at]
+        pool.used[own] = 0
+        _enqueue(pool, own, pool.after[pool.after.shape[0] - 1])
+        table[at] = old
+
+
+@jit
+def _uncount(pool: _Pool, p: Paths, base: I64, size: Int) -> None:
+    """The first free block is about to lose what it was cached for."""
+    block = pool.after[pool.after.shape[0] - 1]
+    number = pool.holds[block]
+    if number >= 0:
+        node = np.int64(pool.ends_in[block])
+        end = (number - base[node] + p.begin[node] // size + 1) * size
+        _beyond(pool, p, size, node, end, -1)
 
 
 @jit
@@ -120,14 +188,18 @@ def _release(pool: _Pool, tables: _Tables, table: I32, request: Int, prepend: In
     """Free a request's blocks, the last ones first."""
     ring = pool.after.shape[0] - 1
     begin = tables.where[request]
+    size = tables.size[request]
     front = pool.after[ring]
-    for k in range(tables.size[request] - 1, -1, -1):
+    for k in range(size - 1, -1, -1):
         block = table[begin + k]
         pool.used[block] -= 1
-        if pool.used[block] == 0:
-            _enqueue(pool, block, front if prepend and pool.holds[block] < 0 else ring)
-            if front == ring:  # the queue was empty: what comes next stands in front of the cached ones only
-                front = pool.after[ring] if pool.holds[pool.after[ring]] >= 0 else ring
+        if pool.used[block] == 0 and not (prepend and pool.holds[block] >= 0):
+            _enqueue(pool, block, front if prepend else ring)
+    if prepend:
+        for k in range(size - 1, -1, -1):
+            block = table[begin + k]
+            if pool.used[block] == 0 and pool.holds[block] >= 0:
+                _enqueue(pool, block, ring)
     tables.size[request] = 0
     power = tables.power[request]
     table[begin] = tables.spare[power]
@@ -135,10 +207,23 @@ def _release(pool: _Pool, tables: _Tables, table: I32, request: Int, prepend: In
 
 
 @jit
-def vllm(p: Paths, c: Clock, block: Int, total: Int, prepend: Int) -> Int:
-    """Requests through a pool of `total` blocks of `block` tokens. Fills c.hits; returns how many cached blocks were evicted.
+def _partial(pool: _Pool, p: Paths, size: Int, request: Int, known: Int, most: Int) -> Int:
+    """Tokens behind the first `known` that some cached block begins with, at most so many that `most` are known."""
+    u = np.int64(p.node[request])
+    while u >= 0 and p.end[u] > known:
+        if p.end[u] < known + size and pool.beyond[u] > 0:
+            return max(0, min(p.end[u], most) - known)
+        u = np.int64(p.parent[u])
+    return 0
+
+
+@jit
+def block_pool(p: Paths, c: Clock, block: Int, total: Int, prepend: Int, equal: Int, partial: Int) -> Int:
+    """Requests through blocks 1 to total - 1 of `block` tokens. Fills c.hits; returns how many cached blocks were evicted.
 
     prepend   1: of freed blocks those that are cached for nothing are used again first; 0: all queue up at the end
+    equal     what becomes of a block that is cached already: KEEP_BOTH, SHARE_ONE, KEEP_OLD
+    partial   1: of the block behind the last hit the tokens that match are copied
     """
     base = block_base(p, block)
     ring = total
@@ -151,6 +236,8 @@ def vllm(p: Paths, c: Clock, block: Int, total: Int, prepend: Int) -> Int:
         np.full(base[base.shape[0] - 1], -1, np.int32),
         np.empty(total, np.int32),
         np.empty(total, np.int32),
+        np.empty(total, np.int32),
+        np.zeros(p.parent.shape[0] if partial else 0, np.int32),
         np.zeros(2, np.int64),
     )
     pool.before[ring] = ring
@@ -171,8 +258,9 @@ def vllm(p: Paths, c: Clock, block: Int, total: Int, prepend: Int) -> Int:
         kind, r, length = step(c)
         if kind == DONE:
             break
+        wanted = (length + block - 1) // block
         if kind == ADMIT:
-            full = blocks(p, base, block, r, length, numbers)
+            blocks(p, base, block, r, length, numbers)
             most = (length - 1) // block
             hit = 0
             idle = 0
@@ -182,10 +270,17 @@ def vllm(p: Paths, c: Clock, block: Int, total: Int, prepend: Int) -> Int:
                     break
                 idle += pool.used[found] == 0
                 hit += 1
-            wanted = (length + block - 1) // block
             if wanted - hit + idle > pool.tally[0]:
                 refused(c)
                 continue
+            tokens = hit * block
+            if partial:
+                if (
+                    hit < length // block and pool.first[numbers[hit]] >= 0
+                ):  # whole, but one token is to be computed
+                    tokens = length - 1
+                else:
+                    tokens += _partial(pool, p, block, r, tokens, length - 1)
             table = _region(tables, table, r, max(1, (c.final[r] + block - 1) // block))
             begin = tables.where[r]
             for k in range(hit):
@@ -195,23 +290,34 @@ def vllm(p: Paths, c: Clock, block: Int, total: Int, prepend: Int) -> Int:
                 pool.used[found] += 1
                 table[begin + k] = found
             for k in range(hit, wanted):
+                if partial:
+                    _uncount(pool, p, base, block)
                 table[begin + k] = _fresh(pool)
-            for k in range(hit, full):
-                _publish(pool, table[begin + k], numbers[k])
             tables.size[r] = wanted
-            tables.cached[r] = full
-            admitted(c, r, hit * block)
+            tables.cached[r] = length // block
+            for k in range(hit, length // block):
+                if equal == KEEP_BOTH:
+                    _publish(pool, table[begin + k], numbers[k])
+                else:
+                    _fill(pool, p, block, table, begin + k, numbers[k], r, k, equal)
+            admitted(c, r, tokens)
         elif kind == GROW:
-            wanted = (length + block - 1) // block
             if wanted - tables.size[r] > pool.tally[0]:
                 _release(pool, tables, table, preempted(c), prepend)
                 continue
             begin = tables.where[r]
             for k in range(tables.size[r], wanted):
+                if partial:
+                    _uncount(pool, p, base, block)
                 table[begin + k] = _fresh(pool)
             tables.size[r] = wanted
             for k in range(tables.cached[r], length // block):
-                _publish(pool, table[begin + k], block_number(p, base, block, r, k))
+                node = _node_of(p, r, (k + 1) * block)
+                number = base[node] + k - p.begin[node] // block
+                if equal == KEEP_BOTH:
+                    _publish(pool, table[begin + k], number)
+                    continue
+                _fill(pool, p, block, table, begin + k, number, r, k, equal)
             tables.cached[r] = length // block
             grown(c, r, length)
         else:
