@@ -37,7 +37,7 @@ def simulate(
     >>> simulate(twice, 100).hit_tokens.tolist()
     [0, 3, 2]
     """
-    from traceprof.kernels.sglang import sglang
+    from traceprof.kernels.page_tree import sglang
 
     pages = capacity_tokens // page_size
     clock = traffic.clock(quantum=max(QUANTUM, page_size), limit=pages * page_size)

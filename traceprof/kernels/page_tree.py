@@ -1,4 +1,4 @@
-"""SGLang's radix cache: nodes that are evicted as a whole, leaves first.
+"""A radix cache of pages, evicted leaf by leaf: SGLang's, and TGI's after it.
 
 A cached node covers the pages (top, end] of a path of the static tree, down to the static node `tail`; `home` is the
 static node in which its first page ends. Equal states are the same page of the same static node, so the child that goes
@@ -44,7 +44,7 @@ NODE = np.dtype(
 )
 
 # fields of _Tree.tally
-_USED, _SPARE, _HEAP, _TIME, _MARK, _FREE, _EVICTABLE, _EVICTED, _POLICY = range(9)
+_USED, _SPARE, _HEAP, _TIME, _MARK, _FREE, _EVICTABLE, _EVICTED, _POLICY, _CUTS = range(10)
 
 
 class _Tree(NamedTuple):
@@ -160,13 +160,22 @@ def _leave_home(t: _Tree, v: Int) -> None:
 
 @jit
 def _evict(t: _Tree, pages: Int) -> None:
-    """Throw out whole leaves until at least so many pages are free."""
+    """Throw out leaves until at least so many pages are free: whole ones, or of the last one only what is needed."""
     gone = 0
     while gone < pages:
         v = _pop(t)
         if v < 0:
             break
         size = t.nodes[v].end - t.nodes[v].top
+        if t.tally[_CUTS] and gone + size > pages:
+            t.nodes[v].end -= pages - gone
+            tail = np.int64(t.nodes[v].tail)
+            while t.p.begin[tail] >= t.nodes[v].end:
+                tail = np.int64(t.p.parent[tail])
+            t.nodes[v].tail = tail
+            _offer(t, v)
+            gone = pages
+            break
         gone += size
         _leave_home(t, v)
         above = t.nodes[v].above
@@ -317,15 +326,13 @@ def _checkpoint(
 
 
 @jit
-def sglang(p: Paths, c: Clock, page: Int, total: Int, policy: Int) -> Int:
-    """Requests through a cache of `total` pages. Fills c.hits; returns how many cached pages were evicted."""
+def _empty(p: Paths, page: Int, total: Int, policy: Int, cuts: Int) -> _Tree:
+    """A tree without nodes and `total` free pages; cuts: whether eviction may take a part of a leaf."""
     static = p.parent.shape[0]
-    requests = c.prompt.shape[0]
     widest = longest(p)[0] + 1
-    pages = Paths(p.parent, p.begin // page, p.end // page, p.node)
     room = 1024
     t = _Tree(
-        pages,
+        Paths(p.parent, p.begin // page, p.end // page, p.node),
         np.empty(room, NODE),
         np.full(static, -1, np.int32),
         np.full(static, -1, np.int32),
@@ -334,11 +341,20 @@ def sglang(p: Paths, c: Clock, page: Int, total: Int, policy: Int) -> Int:
         np.empty(widest, np.int64),
         np.empty(room, np.int64),
         np.empty(room, np.int32),
-        np.zeros(9, np.int64),
+        np.zeros(10, np.int64),
     )
     t.tally[_SPARE] = -1
     t.tally[_FREE] = total
     t.tally[_POLICY] = policy
+    t.tally[_CUTS] = cuts
+    return t
+
+
+@jit
+def sglang(p: Paths, c: Clock, page: Int, total: Int, policy: Int) -> Int:
+    """Requests through a cache of `total` pages. Fills c.hits; returns how many cached pages were evicted."""
+    requests = c.prompt.shape[0]
+    t = _empty(p, page, total, policy, 0)
     stands = np.full(requests, -1, np.int32)  # [request] the node that it pins
     own = np.zeros(requests, np.int64)  # [request] pages from which on its memory is its own, not the tree's
     held = np.zeros(requests, np.int64)  # [request] pages of its memory
@@ -382,6 +398,43 @@ def sglang(p: Paths, c: Clock, page: Int, total: Int, policy: Int) -> Int:
         else:
             _checkpoint(t, c, r, length, page, stands, own, known)
             t.tally[_FREE] += held[r] - own[r]
+            _lock(t, np.int64(stands[r]), -1)
+            ended(c, r)
+    return t.tally[_EVICTED]
+
+
+@jit
+def tgi(p: Paths, c: Clock, page: Int, total: Int) -> Int:
+    """As `sglang`, as TGI does it: room for prompt and output at once, only prompts are kept, from their request's end on."""
+    requests = c.prompt.shape[0]
+    t = _empty(p, page, total, LRU, 1)
+    stands = np.full(requests, -1, np.int32)
+    own = np.zeros(requests, np.int64)  # [request] pages that were taken for it
+    while True:
+        kind, r, length = step(c)
+        if kind == DONE:
+            break
+        t = _roomy(t)
+        if kind == ADMIT:
+            at, hit = _walk(t, r, (length - 1) // page, 0, 0, 0)
+            _lock(t, at, 1)
+            wanted = (length + c.output[r] + page - 1) // page - hit
+            if wanted > t.tally[_FREE] + t.tally[_EVICTABLE]:
+                _lock(t, at, -1)
+                refused(c)
+                continue
+            if wanted > t.tally[_FREE]:
+                _evict(t, wanted - t.tally[_FREE])
+            t.tally[_FREE] -= wanted
+            stands[r] = at
+            own[r] = wanted
+            admitted(c, r, hit * page)
+        elif kind == GROW:
+            grown(c, r, length)
+        else:
+            pages = c.prompt[r] // page
+            _, matched = _walk(t, r, pages, 1, 0, 0)
+            t.tally[_FREE] += own[r] - (pages - matched)
             _lock(t, np.int64(stands[r]), -1)
             ended(c, r)
     return t.tally[_EVICTED]
