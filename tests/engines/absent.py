@@ -74,5 +74,7 @@ def _importer():
 def stand_in(package, there, instead_of=()):
     """Let every import that a package makes succeed, but those of the packages `there`; `instead_of` of its own are put aside."""
     known = {package, *there, *sys.stdlib_module_names}
-    sys.meta_path.insert(0, Absent(lambda name: any(name == one or name.startswith(one + ".") for one in instead_of)))
+    sys.meta_path.insert(
+        0, Absent(lambda name: any(name == one or name.startswith(one + ".") for one in instead_of))
+    )
     sys.meta_path.append(Absent(lambda name: name.split(".")[0] not in known and _importer() == package))

@@ -22,7 +22,9 @@ from tests import lab
 HERE = Path(__file__).parent
 
 
-def answers(name: str, tasks: Iterable[tuple[list[lab.Request], dict[str, Any]]], **variables: str) -> list[dict[str, Any]]:
+def answers(
+    name: str, tasks: Iterable[tuple[list[lab.Request], dict[str, Any]]], **variables: str
+) -> list[dict[str, Any]]:
     """What NAME_oracle.py says of each (requests, options); the test fails with its last words when it dies."""
     asked = "".join(json.dumps({"requests": requests, **options}) + "\n" for requests, options in tasks)
     python = servers.python(name)
@@ -48,7 +50,9 @@ def long_traces() -> list[tuple[str, list[lab.Request], int]]:
     for file in sorted(Path(folder).glob("mooncake*/*.jsonl")):
         rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()[:4000]]
         requests = [
-            lab.Request(i, tuple(r["hash_ids"]), (), r["timestamp"] * 1000, 1, 1 + 25_000 * r["output_length"])
+            lab.Request(
+                i, tuple(r["hash_ids"]), (), r["timestamp"] * 1000, 1, 1 + 25_000 * r["output_length"]
+            )
             for i, r in enumerate(rows)
         ]
         found.append((file.stem, requests, 512))
@@ -75,7 +79,9 @@ def _tokens(folder: Path, most: int = 400) -> list[lab.Request]:
 
 def table(rows: list[tuple[Any, ...]]) -> None:
     """Print what was compared, for the record."""
-    print("\n| trace | options | requests | input tokens | hits, theirs | hits, ours | requests that differ |")
+    print(
+        "\n| trace | options | requests | input tokens | hits, theirs | hits, ours | requests that differ |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print("| " + " | ".join(f"{v:,}" if isinstance(v, int) else str(v) for v in row) + " |")

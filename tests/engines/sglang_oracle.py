@@ -129,4 +129,8 @@ for line in sys.stdin:
     model = Cache(pages, page, asked["policy"])
     done = drive(requests, model, max(16, page), pages * page)
     assert model.tree.total_size() + model.allocator.free_slots == pages * page
-    print(json.dumps({"hits": done.hits, "waited": done.waited, "preempted": done.preempted, "evicted": model.evicted}))
+    print(
+        json.dumps(
+            {"hits": done.hits, "waited": done.waited, "preempted": done.preempted, "evicted": model.evicted}
+        )
+    )

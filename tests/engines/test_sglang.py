@@ -46,7 +46,9 @@ def test_hits_of_a_long_chat_log_are_those_of_sglang(share, policy):
         options = {"pages": oracle.room(requests, share), "page": 1, "policy": policy}
         (theirs,) = oracle.answers("sglang", [(requests, options)])
         found = ours(requests, **options)
-        rows.append(oracle.compared(label, f"{options}, 1 = {block}", requests, theirs["hits"], found.hit_tokens))
+        rows.append(
+            oracle.compared(label, f"{options}, 1 = {block}", requests, theirs["hits"], found.hit_tokens)
+        )
         assert found.hit_tokens.tolist() == theirs["hits"]
         assert found.evicted_tokens == theirs["evicted"]
     oracle.table(rows)

@@ -25,7 +25,10 @@ def test_hits_and_evictions_of_random_traces_are_those_of_vllm():
         assert found.hit_tokens.tolist() == theirs["hits"]
         assert (found.waited, found.preempted) == (theirs["waited"], theirs["preempted"])
         assert found.evicted_tokens == theirs["evicted"] * options["block"]
-        seen = [a + b for a, b in zip(seen, (theirs["waited"], theirs["preempted"], theirs["evicted"]), strict=True)]
+        seen = [
+            a + b
+            for a, b in zip(seen, (theirs["waited"], theirs["preempted"], theirs["evicted"]), strict=True)
+        ]
     assert min(seen) > 100
 
 
@@ -38,7 +41,9 @@ def test_hits_of_a_long_chat_log_are_those_of_vllm(share):
         options = {"total": oracle.room(requests, share) // block + 2, "block": block}
         (theirs,) = oracle.answers("vllm", [(requests, options)])
         found = ours(requests, **options)
-        rows.append(oracle.compared(label, f"{options}, 1 = {unit}", requests, theirs["hits"], found.hit_tokens))
+        rows.append(
+            oracle.compared(label, f"{options}, 1 = {unit}", requests, theirs["hits"], found.hit_tokens)
+        )
         assert found.hit_tokens.tolist() == theirs["hits"]
         assert found.evicted_tokens == theirs["evicted"] * block
     oracle.table(rows)

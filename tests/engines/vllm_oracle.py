@@ -24,7 +24,11 @@ class Manager:
             num_blocks=total, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
         )
         self.manager = KVCacheManager(
-            config, max_model_len=1 << 20, scheduler_block_size=block, hash_block_size=block, enable_kv_cache_events=True
+            config,
+            max_model_len=1 << 20,
+            scheduler_block_size=block,
+            hash_block_size=block,
+            enable_kv_cache_events=True,
         )
         self.hasher = get_request_block_hasher(block, sha256)
         self.requests = {}
@@ -86,4 +90,8 @@ for line in sys.stdin:
     requests = [Ours(r[0], tuple(r[1]), tuple(r[2]), *r[3:]) for r in asked["requests"]]
     model = Manager(asked["total"], asked["block"])
     done = drive(requests, model, asked["block"], (asked["total"] - 1) * asked["block"])
-    print(json.dumps({"hits": done.hits, "waited": done.waited, "preempted": done.preempted, "evicted": model.evicted}))
+    print(
+        json.dumps(
+            {"hits": done.hits, "waited": done.waited, "preempted": done.preempted, "evicted": model.evicted}
+        )
+    )
