@@ -15,10 +15,10 @@ from drive import drive
 UNUSED = ("kernels", "srt.configs", "srt.mem_cache.memory_pool", "srt.observability.metrics_collector", "srt.server_args", "srt.utils.hf_transformers_patches")  # fmt: skip
 stand_in("sglang", ("torch", "numpy"), [f"sglang.{name}" for name in UNUSED])
 
-from sglang.srt.mem_cache import radix_cache
-from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams
-from sglang.srt.mem_cache.cache_init_params import CacheInitParams
-from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
+from sglang.srt.mem_cache import radix_cache  # noqa: E402
+from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams  # noqa: E402
+from sglang.srt.mem_cache.cache_init_params import CacheInitParams  # noqa: E402
+from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey  # noqa: E402
 
 ticks = itertools.count(1)
 radix_cache.time = SimpleNamespace(monotonic=lambda: next(ticks), perf_counter=time.perf_counter)
