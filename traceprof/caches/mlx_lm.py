@@ -30,8 +30,8 @@ def simulate(traffic: Traffic, capacity_tokens: int, *, sequences: int = SEQUENC
     [0, 4, 3]
     """
     from traceprof.kernels.clock import UNLIMITED
-    from traceprof.kernels.sequences import MLX_LM
-    from traceprof.kernels.sequences import sequences as run
+    from traceprof.kernels.entries import MLX_LM
+    from traceprof.kernels.entries import sequences as run
 
     clock = traffic.clock(quantum=UNLIMITED, limit=UNLIMITED)
     dropped = run(traffic.paths(), clock, MLX_LM, sequences, capacity_tokens)

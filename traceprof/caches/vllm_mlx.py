@@ -30,7 +30,7 @@ def simulate(traffic: Traffic, capacity_tokens: int) -> Outcome:
     [0, 4, 2]
     """
     from traceprof.kernels.clock import UNLIMITED
-    from traceprof.kernels.sequences import VLLM_MLX, sequences
+    from traceprof.kernels.entries import VLLM_MLX, sequences
 
     clock = traffic.clock(quantum=UNLIMITED, limit=UNLIMITED)
     dropped = sequences(traffic.paths(), clock, VLLM_MLX, UNLIMITED, capacity_tokens)

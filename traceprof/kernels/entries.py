@@ -133,7 +133,7 @@ def sequences(p: Paths, c: Clock, rules: Int, most: Int, limit: Int) -> Int:
             continue
         _compare(s, r, length)
         hit: Int = 0
-        used = -1
+        used: Int = -1
         if rules == MLX_LM:  # an entry that is the prompt, else the longest common prefix
             for entry in range(s.tally[_ENTRIES]):
                 if s.common[entry] == length == s.tokens[entry]:
