@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any, Protocol, cast
 
-ENGINES = ("infinite", "lru")
+ENGINES = (
+    "infinite", "lru", "vllm", "sglang", "tensorrt_llm", "tgi", "lmdeploy", "llamacpp", "ollama", "mlx_lm", "vllm_mlx",
+)  # fmt: skip
 """Names of the cache models, the two ideals first."""
 
 

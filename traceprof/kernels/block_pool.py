@@ -29,7 +29,7 @@ I64: TypeAlias = NDArray[np.int64]
 KEEP_BOTH, SHARE_ONE, KEEP_OLD = range(3)
 
 
-class _Pool(NamedTuple):
+class Pool(NamedTuple):
     """Physical blocks; block 0 is never used (vLLM's null block). The last entry of before/after is the queue's ring."""
 
     before: I32  # [block + 1] in the queue of free blocks
@@ -44,7 +44,7 @@ class _Pool(NamedTuple):
     tally: I64  # [2] free blocks, evictions
 
 
-class _Tables(NamedTuple):
+class Tables(NamedTuple):
     """The blocks of each running request, in regions of powers of two."""
 
     where: I64  # [request]
@@ -56,7 +56,42 @@ class _Tables(NamedTuple):
 
 
 @jit
-def _enqueue(pool: _Pool, block: Int, before: Int) -> None:
+def empty_pool(total: Int, prefixes: Int, nodes: Int = 0) -> Pool:
+    """Blocks 1 to total - 1, all of them free, for so many different prefixes."""
+    pool = Pool(
+        np.empty(total + 1, np.int32),
+        np.empty(total + 1, np.int32),
+        np.zeros(total, np.int32),
+        np.full(total, -1, np.int32),
+        np.full(prefixes, -1, np.int32),
+        np.empty(total, np.int32),
+        np.empty(total, np.int32),
+        np.empty(total, np.int32),
+        np.zeros(nodes, np.int32),
+        np.zeros(2, np.int64),
+    )
+    pool.before[total] = total
+    pool.after[total] = total
+    for block in range(1, total):
+        enqueue(pool, block, total)
+    return pool
+
+
+@jit
+def empty_tables(requests: Int) -> Tables:
+    """Nobody holds anything."""
+    return Tables(
+        np.empty(requests, np.int64),
+        np.zeros(requests, np.int32),
+        np.zeros(requests, np.int32),
+        np.zeros(requests, np.int32),
+        np.full(40, -1, np.int64),
+        np.zeros(1, np.int64),
+    )
+
+
+@jit
+def enqueue(pool: Pool, block: Int, before: Int) -> None:
     """Put a block in front of another (or of the ring: at the end)."""
     previous = pool.before[before]
     pool.after[previous] = block
@@ -67,14 +102,14 @@ def _enqueue(pool: _Pool, block: Int, before: Int) -> None:
 
 
 @jit
-def _dequeue(pool: _Pool, block: Int) -> None:
+def dequeue(pool: Pool, block: Int) -> None:
     pool.after[pool.before[block]] = pool.after[block]
     pool.before[pool.after[block]] = pool.before[block]
     pool.tally[0] -= 1
 
 
 @jit
-def _beyond(pool: _Pool, p: Paths, size: Int, node: Int, end: Int, change: Int) -> None:
+def _beyond(pool: Pool, p: Paths, size: Int, node: Int, end: Int, change: Int) -> None:
     """Count a cached block, which ends in a node at that depth, at the nodes whose end it passes."""
     u = np.int64(p.parent[node])
     while u >= 0 and p.end[u] > end - size:
@@ -84,7 +119,7 @@ def _beyond(pool: _Pool, p: Paths, size: Int, node: Int, end: Int, change: Int) 
 
 
 @jit
-def _node_of(p: Paths, request: Int, depth: Int) -> Int:
+def node_of(p: Paths, request: Int, depth: Int) -> Int:
     """The static node in which a request's token at that depth, counted from 1, lies."""
     node = np.int64(p.node[request])
     while p.begin[node] >= depth:
@@ -93,7 +128,7 @@ def _node_of(p: Paths, request: Int, depth: Int) -> Int:
 
 
 @jit
-def _publish(pool: _Pool, block: Int, number: Int) -> None:
+def publish(pool: Pool, block: Int, number: Int) -> None:
     pool.holds[block] = number
     first = pool.first[number]
     if first < 0:
@@ -110,29 +145,29 @@ def _publish(pool: _Pool, block: Int, number: Int) -> None:
 
 @jit
 def _fill(
-    pool: _Pool, p: Paths, size: Int, table: I32, at: Int, number: Int, request: Int, k: Int, equal: Int
+    pool: Pool, p: Paths, size: Int, table: I32, at: Int, number: Int, request: Int, k: Int, equal: Int
 ) -> None:
     """Block k of a request, table[at], is full: cache it, where the prefix is not cached yet; see SHARE_ONE, KEEP_OLD."""
     old = pool.first[number]
     if old < 0:
-        _publish(pool, table[at], number)
+        publish(pool, table[at], number)
         if pool.beyond.shape[0] > 0:
             end = (k + 1) * size
-            node = _node_of(p, request, end)
+            node = node_of(p, request, end)
             pool.ends_in[table[at]] = node
             _beyond(pool, p, size, node, end, 1)
     elif equal == SHARE_ONE:
         if pool.used[old] == 0:
-            _dequeue(pool, old)
+            dequeue(pool, old)
         pool.used[old] += 1
         own = table[at]
         pool.used[own] = 0
-        _enqueue(pool, own, pool.after[pool.after.shape[0] - 1])
+        enqueue(pool, own, pool.after[pool.after.shape[0] - 1])
         table[at] = old
 
 
 @jit
-def _uncount(pool: _Pool, p: Paths, base: I64, size: Int) -> None:
+def _uncount(pool: Pool, p: Paths, base: I64, size: Int) -> None:
     """The first free block is about to lose what it was cached for."""
     block = pool.after[pool.after.shape[0] - 1]
     number = pool.holds[block]
@@ -143,10 +178,10 @@ def _uncount(pool: _Pool, p: Paths, base: I64, size: Int) -> None:
 
 
 @jit
-def _fresh(pool: _Pool) -> Int:
+def fresh(pool: Pool) -> Int:
     """The first free block, which loses what it was cached for."""
     block = pool.after[pool.after.shape[0] - 1]
-    _dequeue(pool, block)
+    dequeue(pool, block)
     number = pool.holds[block]
     if number >= 0:
         pool.holds[block] = -1
@@ -163,7 +198,7 @@ def _fresh(pool: _Pool) -> Int:
 
 
 @jit
-def _region(tables: _Tables, table: I32, request: Int, most: Int) -> I32:
+def region(tables: Tables, table: I32, request: Int, most: Int) -> I32:
     """Room for that many blocks of a request; returns the table, perhaps a larger copy."""
     power = 0
     while (1 << power) < most:
@@ -184,7 +219,7 @@ def _region(tables: _Tables, table: I32, request: Int, most: Int) -> I32:
 
 
 @jit
-def _release(pool: _Pool, tables: _Tables, table: I32, request: Int, prepend: Int) -> None:
+def release(pool: Pool, tables: Tables, table: I32, request: Int, prepend: Int) -> None:
     """Free a request's blocks, the last ones first."""
     ring = pool.after.shape[0] - 1
     begin = tables.where[request]
@@ -194,12 +229,12 @@ def _release(pool: _Pool, tables: _Tables, table: I32, request: Int, prepend: In
         block = table[begin + k]
         pool.used[block] -= 1
         if pool.used[block] == 0 and not (prepend and pool.holds[block] >= 0):
-            _enqueue(pool, block, front if prepend else ring)
+            enqueue(pool, block, front if prepend else ring)
     if prepend:
         for k in range(size - 1, -1, -1):
             block = table[begin + k]
             if pool.used[block] == 0 and pool.holds[block] >= 0:
-                _enqueue(pool, block, ring)
+                enqueue(pool, block, ring)
     tables.size[request] = 0
     power = tables.power[request]
     table[begin] = tables.spare[power]
@@ -207,7 +242,7 @@ def _release(pool: _Pool, tables: _Tables, table: I32, request: Int, prepend: In
 
 
 @jit
-def _partial(pool: _Pool, p: Paths, size: Int, request: Int, known: Int, most: Int) -> Int:
+def _partial(pool: Pool, p: Paths, size: Int, request: Int, known: Int, most: Int) -> Int:
     """Tokens behind the first `known` that some cached block begins with, at most so many that `most` are known."""
     u = np.int64(p.node[request])
     while u >= 0 and p.end[u] > known:
@@ -226,32 +261,8 @@ def block_pool(p: Paths, c: Clock, block: Int, total: Int, prepend: Int, equal: 
     partial   1: of the block behind the last hit the tokens that match are copied
     """
     base = block_base(p, block)
-    ring = total
-    requests = c.prompt.shape[0]
-    pool = _Pool(
-        np.empty(total + 1, np.int32),
-        np.empty(total + 1, np.int32),
-        np.zeros(total, np.int32),
-        np.full(total, -1, np.int32),
-        np.full(base[base.shape[0] - 1], -1, np.int32),
-        np.empty(total, np.int32),
-        np.empty(total, np.int32),
-        np.empty(total, np.int32),
-        np.zeros(p.parent.shape[0] if partial else 0, np.int32),
-        np.zeros(2, np.int64),
-    )
-    pool.before[ring] = ring
-    pool.after[ring] = ring
-    for b in range(1, total):
-        _enqueue(pool, b, ring)
-    tables = _Tables(
-        np.empty(requests, np.int64),
-        np.zeros(requests, np.int32),
-        np.zeros(requests, np.int32),
-        np.zeros(requests, np.int32),
-        np.full(40, -1, np.int64),
-        np.zeros(1, np.int64),
-    )
+    pool = empty_pool(total, base[base.shape[0] - 1], p.parent.shape[0] if partial else 0)
+    tables = empty_tables(c.prompt.shape[0])
     table = np.empty(max(1024, 2 * total), np.int32)
     numbers = np.empty(longest(p)[1] // block + 1, np.int32)
     while True:
@@ -281,46 +292,46 @@ def block_pool(p: Paths, c: Clock, block: Int, total: Int, prepend: Int, equal: 
                     tokens = length - 1
                 else:
                     tokens += _partial(pool, p, block, r, tokens, length - 1)
-            table = _region(tables, table, r, max(1, (c.final[r] + block - 1) // block))
+            table = region(tables, table, r, max(1, (c.final[r] + block - 1) // block))
             begin = tables.where[r]
             for k in range(hit):
                 found = pool.first[numbers[k]]
                 if pool.used[found] == 0:
-                    _dequeue(pool, found)
+                    dequeue(pool, found)
                 pool.used[found] += 1
                 table[begin + k] = found
             for k in range(hit, wanted):
                 if partial:
                     _uncount(pool, p, base, block)
-                table[begin + k] = _fresh(pool)
+                table[begin + k] = fresh(pool)
             tables.size[r] = wanted
             tables.cached[r] = length // block
             for k in range(hit, length // block):
                 if equal == KEEP_BOTH:
-                    _publish(pool, table[begin + k], numbers[k])
+                    publish(pool, table[begin + k], numbers[k])
                 else:
                     _fill(pool, p, block, table, begin + k, numbers[k], r, k, equal)
             admitted(c, r, tokens)
         elif kind == GROW:
             if wanted - tables.size[r] > pool.tally[0]:
-                _release(pool, tables, table, preempted(c), prepend)
+                release(pool, tables, table, preempted(c), prepend)
                 continue
             begin = tables.where[r]
             for k in range(tables.size[r], wanted):
                 if partial:
                     _uncount(pool, p, base, block)
-                table[begin + k] = _fresh(pool)
+                table[begin + k] = fresh(pool)
             tables.size[r] = wanted
             for k in range(tables.cached[r], length // block):
-                node = _node_of(p, r, (k + 1) * block)
+                node = node_of(p, r, (k + 1) * block)
                 number = base[node] + k - p.begin[node] // block
                 if equal == KEEP_BOTH:
-                    _publish(pool, table[begin + k], number)
+                    publish(pool, table[begin + k], number)
                     continue
                 _fill(pool, p, block, table, begin + k, number, r, k, equal)
             tables.cached[r] = length // block
             grown(c, r, length)
         else:
-            _release(pool, tables, table, r, prepend)
+            release(pool, tables, table, r, prepend)
             ended(c, r)
     return pool.tally[1]

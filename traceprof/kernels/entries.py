@@ -141,7 +141,7 @@ def sequences(p: Paths, c: Clock, rules: Int, most: Int, limit: Int) -> Int:
                 elif hit < length:
                     hit = max(hit, min(s.common[entry], length - 1))
         else:  # the longest entry that begins with the prompt, else the longest that it begins with, else the nearest
-            best = -1
+            best: Int = -1
             for entry in range(s.tally[_ENTRIES]):
                 if s.common[entry] == length:
                     rank = 3
