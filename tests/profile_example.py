@@ -123,9 +123,20 @@ def _example() -> dict[str, Any]:
                 {"label": "Llama-3.1-8B on one 80 GB GPU", "capacity_tokens": 455_000, "hit_rate": rate_at(455_000)},
                 {"label": "Llama-3.1-8B on one 141 GB GPU", "capacity_tokens": 921_000, "hit_rate": rate_at(921_000)},
             ],
+            "machine": {"label": "Llama-3.1-8B on 80 GB", "capacity_tokens": 455_000, "token_bytes": 131_072.0, "given": False},
             "engines": {
-                "vllm": {"block_size": 16, "capacity_tokens": 455_000, "hit_rate": 0.3821},
-                "sglang": {"block_size": 1, "capacity_tokens": 455_000, "hit_rate": 0.4011},
+                name: {
+                    "label": label, "hit_tokens": int(rate * 61_234_567), "hit_rate": rate, "capacity_tokens": 455_000, "block_size": block,
+                    "evicted_tokens": 31_000_000, "waited_requests": waited, "preemptions": 3, "refused_requests": 2,
+                    "by_memory": [
+                        {"label": f"Llama-3.1-8B on {size} GB", "capacity_tokens": size * 5_700, "hit_rate": rate * (0.7 + size / 500)} for size in (24, 80, 141)
+                    ],
+                    "assumptions": [f"{label} with its defaults and nothing else that would matter here", "requests enter when they arrived"],
+                }
+                for name, label, rate, block, waited in (
+                    ("infinite", "infinite cache", 0.6315, 1, 0), ("vllm", "vLLM", 0.3821, 16, 120), ("sglang", "SGLang", 0.4011, 1, 97),
+                    ("llamacpp", "llama.cpp server", 0.1032, 1, 11_204),
+                )
             },
         },
         "lengths": {

@@ -190,14 +190,21 @@ class Result(NamedTuple):
         return self.evicted_tokens == self.waited == self.preempted == self.refused == 0
 
 
-def machine_part(lab: Lab, machine: Machine, progress: Progress | None = None) -> dict[str, Any]:
-    """`machine` and `engines` of `profile.cache`."""
+def machine_part(
+    lab: Lab,
+    machine: Machine,
+    names: Sequence[str] = ENGINES,
+    *,
+    always_marks: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`machine` and `engines` of `profile.cache`; of a large trace by size of memory only with `always_marks`."""
     here = machine.at(lab.sequence_tokens)
-    few = lab.input_tokens <= MARKED_TOKENS
+    few = always_marks or lab.input_tokens <= MARKED_TOKENS
     marks = machine.marks(lab.sequence_tokens) if few else []
     return {
         "machine": {**here._asdict(), "given": machine.given},
-        "engines": engines_part(lab, here, marks, progress=progress),
+        "engines": engines_part(lab, here, marks, names, progress),
     }
 
 

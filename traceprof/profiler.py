@@ -127,7 +127,9 @@ def profile(
         }
         profile["prefix"] = _prefix_part(rows, prompts, prefix, hits, with_outputs, previews, left_out)
         lab = lab_of(rows, prompts, prefix)
-        profile["cache"] = _cache_part(prefix.curve, prompts) | machine_part(lab, machine or Machine(), say)
+        profile["cache"] = _cache_part(prefix.curve, prompts) | machine_part(
+            lab, machine or Machine(), progress=say
+        )
     else:
         profile["tokens"] = {
             "input": _total(rows["input_tokens"]),
@@ -732,6 +734,17 @@ def _cache_part(curve: MissRatioCurve, prompts: Prompts) -> dict[str, Any]:
         ],
         "policy": "LRU over prefixes, one memory for all models of the trace; a hit is counted token by token",
     }  # fmt: skip
+
+
+def open_lab(trace: Trace, progress: Progress | None = None) -> Lab:
+    """The lab of a trace by itself, without a profile; raises TraceprofError where the trace identifies no prompt."""
+    rows = _load(trace)
+    left_out: list[dict[str, str]] = []
+    prompts = _prompts(trace, rows, tokenizer_of(trace), left_out)
+    if prompts is None:
+        raise TraceprofError(left_out[-1]["reason"], path=trace.path)
+    say = progress or (lambda what, done, total: None)
+    return lab_of(rows, prompts, measure_prefix(trace, rows, prompts, say))
 
 
 def lab_of(rows: pl.DataFrame, prompts: Prompts, prefix: Prefix) -> Lab:

@@ -73,6 +73,12 @@ class Trace:
         return frame.lazy()
 
 
+def open_trace(path: str | os.PathLike[str]) -> Trace:
+    """The trace at a path: the folder itself, or the one in the folder that `traceprof run` wrote."""
+    inner = Path(path) / "trace"
+    return Trace(inner if (inner / MANIFEST).exists() else path)
+
+
 @contextlib.contextmanager
 def staged(target: str | os.PathLike[str], *, mine: str | None, resume: str | None = None) -> Iterator[Path]:
     """A new folder beside `target` that takes its place, in one step, when the block ends without an error.

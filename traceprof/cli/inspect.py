@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from traceprof.cli import options as opt
@@ -31,11 +29,10 @@ def command(trace: str, rejects: bool, as_json: bool) -> int:
     traceprof inspect trace --rejects
     """
     from traceprof.privacy import inventory, leaks
-    from traceprof.trace import Trace
+    from traceprof.trace import open_trace
 
-    if (Path(trace) / "trace" / "manifest.json").exists():  # the folder that `run` wrote
-        trace = str(Path(trace) / "trace")
-    opened = Trace(trace)
+    opened = open_trace(trace)
+    trace = str(opened.path)
     if rejects:
         listed = opt.first_rejects(trace, opened.manifest["rejects"])
         if as_json:

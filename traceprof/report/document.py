@@ -503,23 +503,64 @@ def _cache(profile: Profile) -> Section | None:
                 sets,
             )
         )
-    engines = {k: v for k, v in table_of(profile, "cache", "engines").items() if isinstance(v, Mapping)}
-    columns = list(
-        dict.fromkeys(k for e in engines.values() for k, v in e.items() if not isinstance(v, Mapping | list))
-    )
-    if columns:
-        rows = [
-            (Cell(engine_name(name)), *(_cell(key, e.get(key)) for key in columns))
-            for name, e in engines.items()
-        ]
-        parts.append(
-            Table(
-                "Each engine's own cache, simulated over this traffic",
-                ("Engine", *(_words(c).capitalize() for c in columns)),
-                rows,
-            )
-        )
+    parts.extend(_engine_caches(profile))
     return Section("cache", "How much cache it takes", parts) if parts else None
+
+
+def _engine_caches(profile: Profile) -> Iterator[str | Table]:
+    """What each engine's own cache makes of the traffic: here, and by size of memory."""
+    engines = {k: v for k, v in table_of(profile, "cache", "engines").items() if isinstance(v, Mapping)}
+    if not engines:
+        return
+    machine = clean(at(profile, "cache", "machine", "label"), 100)
+    rows = [
+        (
+            Cell(clean(e.get("label"), 40) or engine_name(name)),
+            _ratio(e.get("hit_rate")),
+            num(count(e.get("block_size"))),
+            num(count(e.get("evicted_tokens"))),
+            num(count(e.get("waited_requests"))),
+            num(count(e.get("refused_requests"))),
+        )
+        for name, e in engines.items()
+    ]
+    yield (
+        "Each engine keeps and throws out prefixes in its own way. These are models of their caches, written after their "
+        "source and, where the engine runs without a GPU, held against it request by request. Each model of the trace has an "
+        f"engine of its own{f' with what {machine} holds' if machine else ''}; requests hold their room from arrival to end."
+    )
+    title = "Each engine's own prefix cache, over this traffic"
+    size = short(at(profile, "cache", "machine", "capacity_tokens"))
+    yield Table(
+        f"{title}: {size} tokens of KV" if machine else title,
+        ("Engine", "Hit rate", "Block, tokens", "Evicted tokens", "Requests that waited", "Too long"),
+        rows,
+    )
+    marks = [m for e in engines.values() for m in rows_of(e, "by_memory") if isinstance(m, Mapping)]
+    labels = list(dict.fromkeys((clean(m.get("label"), 60), finite(m.get("capacity_tokens"))) for m in marks))
+    if labels:
+        yield Table(
+            "The same by GPU memory",
+            ("Engine", *(f"{label}: {short(size)}" for label, size in labels)),
+            [
+                (
+                    Cell(clean(e.get("label"), 40) or engine_name(name)),
+                    *(_ratio(m.get("hit_rate")) for m in rows_of(e, "by_memory") if isinstance(m, Mapping)),
+                )
+                for name, e in engines.items()
+            ],
+        )
+    told = [(e, rows_of(e, "assumptions")) for e in engines.values()]
+    if any(said for _, said in told):
+        yield Table(
+            "What each model of a cache takes for granted",
+            ("Engine", "Assumes"),
+            [
+                (Cell(clean(e.get("label"), 40)), Cell("; ".join(clean(one, 400) for one in said) + "."))
+                for e, said in told
+                if said
+            ],
+        )
 
 
 def mrc_points(profile: Profile) -> list[tuple[float, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ def summary(
     page = _Page(console)
     _answer(profile, page)
     _hit_rates(profile, page)
+    _engines(profile, page)
     _prefixes(profile, page)
     _lengths(profile, page)
     _load(profile, page, folder)
@@ -167,6 +168,45 @@ def _hit_rates(profile: Profile, page: _Page) -> None:
     )
     if same is not None and other is not None:
         page.line(f"  of which {percent(same)} from the same session, {percent(other)} from other sessions")
+
+
+def caches(part: Mapping[str, Any], console: Console) -> None:
+    """Print what engines' own caches make of the traffic: `machine` and `engines` of `profile.cache`."""
+    _engines({"cache": part}, _Page(console))
+
+
+def _engines(profile: Profile, page: _Page) -> None:
+    """One line an engine: its hit rate here, and where more memory would change it."""
+    engines = table_of(profile, "cache", "engines")
+    if not engines:
+        return
+    machine = clean(at(profile, "cache", "machine", "label"), 30)
+    size = short(at(profile, "cache", "machine", "capacity_tokens"))
+    page.head("Engines' own caches", f"hit rate, {size} KV tokens: {machine}")
+    for name in engines:
+        rate = at(profile, "cache", "engines", name, "hit_rate")
+        label = clean(at(profile, "cache", "engines", name, "label"), 20)
+        row = page.text(f"  {label:21}{percent(rate):>7}  ").append_text(page.bar(rate or 0.0, 16))
+        for note in _notes(profile, name):
+            if len(row) + len(note) + 2 <= page.width:
+                row.append(f"  {note}", "dim")
+        page.line(row)
+    if not at(profile, "cache", "machine", "given"):
+        page.prose(
+            "Nobody said what it runs on: see --model-config, --gpu-memory, --capacity-tokens.", "dim", 2
+        )
+
+
+def _notes(profile: Profile, name: str) -> Iterator[str]:
+    """What else there is to say of an engine: who waited, who never ran, and what memory would change."""
+    of = at(profile, "cache", "engines", name)
+    if at(of, "waited_requests"):
+        yield f"{short(at(of, 'waited_requests'))} waited"
+    rates = [at(m, "hit_rate") for m in rows_of(of, "by_memory")]
+    if len(rates) > 1 and None not in rates and max(rates) - min(rates) >= 0.005:
+        yield f"{percent(min(rates))} to {percent(max(rates))} by memory"
+    if at(of, "refused_requests"):
+        yield f"{short(at(of, 'refused_requests'))} too long"
 
 
 def _prefixes(profile: Profile, page: _Page) -> None:
