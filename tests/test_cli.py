@@ -191,3 +191,36 @@ def test_report_takes_the_output_folder_of_a_run(finished, tmp_path):
     out, _ = finished
     for path in (out, out / "profile" / "profile.json"):
         assert traceprof("report", path, "-o", tmp_path / "r.md").returncode == 0
+
+
+def test_the_command_shows_each_engine(tmp_path):
+    """A table for people, JSON for machines, an unknown engine is told apart, and a trace that tells no prompts too."""
+    log = tmp_path / "log.jsonl"
+    rows = [
+        {
+            "timestamp": 1000 * i,
+            "input_length": 1024 + 512 * (i % 2),
+            "output_length": 5,
+            "hash_ids": [0, 1, 2][: 2 + i % 2],
+        }
+        for i in range(6)
+    ]
+    log.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert traceprof("ingest", log, "-o", tmp_path / "t").returncode == 0
+    shown = traceprof("caches", tmp_path / "t", "--engine", "vllm", "--engine", "lru").stdout.decode()
+    assert "vLLM" in shown
+    assert "SGLang" not in shown
+    assert "Nobody said what it runs on" in shown
+    told = json.loads(traceprof("caches", tmp_path / "t", "--json", "--capacity-tokens", 1600).stdout)
+    assert told["machine"]["given"]
+    assert told["engines"]["vllm"]["hit_tokens"] == told["engines"]["lru"]["hit_tokens"] - 6 * 512 // 32
+    assert told["engines"]["vllm"]["refused_requests"] == 0
+    wrong = traceprof("caches", tmp_path / "t", "--engine", "vlm")
+    assert wrong.returncode == 2
+    assert "one of infinite" in wrong.stderr.decode()
+    lengths = tmp_path / "azure.csv"
+    lengths.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,10,2\n")
+    assert traceprof("ingest", lengths, "-o", tmp_path / "n").returncode == 0
+    nothing = traceprof("caches", tmp_path / "n")
+    assert nothing.returncode == 1
+    assert "no text, no token ids" in nothing.stderr.decode()
