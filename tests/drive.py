@@ -64,7 +64,7 @@ def drive(requests, model, quantum, limit=None):
     while True:
         head = back[-1] if back else arriving[0] if arriving else None
         waits = head is not None and (bool(back) or head.arrival <= now)
-        event = min(running, key=lambda r: (due(r), r.number), default=None)
+        event = min(running, key=lambda r: (due(r), kv[r.number] < r.final, r.number), default=None)
         takes_event = event is not None and (
             due(event) <= now
             if waits and not blocked

@@ -21,7 +21,8 @@ LAYERS = [
     {"runs"},
     {"ingest"},
     {"tokens", "lab"},
-    {"profiler", "privacy", "remedies"},
+    {"remedies"},
+    {"profiler", "privacy"},
     {"report"},
     {"cli"},
 ]

@@ -192,10 +192,18 @@ def profile_schema() -> Schema:
             "kind": _STR,
             "where": _STR,
             "requests": _COUNT,
-            "lost_tokens": _COUNT,
+            "lost_tokens": _said(_COUNT, "measured: hit tokens with the remedy minus without"),
             "example": _or_null(_STR),
+            "example_fixed": _or_null(_STR),
             "remedy": _STR,
+            "hit_rate_before": _RATE,
+            "hit_rate_after": _RATE,
+            "message": _or_null(_COUNT),
+            "offset": _or_null(_COUNT),
         }
+    )
+    breakers_measured = _object(
+        {"together_tokens": _said(_COUNT, "saved with all remedies at once"), "requests": _COUNT, "how": _STR}
     )
     reason = _object({"text": _STR, "yours": _STR, "threshold": _or_null(_STR), "source": _STR})
     verdict = _object(
@@ -226,6 +234,7 @@ def profile_schema() -> Schema:
             "sessions": _or_null(sessions),
             "reported": _or_null(reported),
             "breakers": _list(breaker),
+            "breakers_measured": _or_null(breakers_measured),
             "left_out": _list(_object({"measure": _STR, "reason": _STR})),
             "verdict": verdict,
         },

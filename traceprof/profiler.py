@@ -30,6 +30,7 @@ from traceprof.load.sessions import sessions
 from traceprof.prefix.blocks import SCHEME
 from traceprof.prefix.reuse import MissRatioCurve
 from traceprof.prefix.tree import RadixTree, Stats, TopPrefix, hit_tokens
+from traceprof.remedies import find_breakers
 from traceprof.tokenizer import Tokenizer
 from traceprof.tokens import UNUSABLE, TokenizerInfo, chunks, loaded, tokenizer_of
 from traceprof.trace import Trace, staged, write_json
@@ -143,7 +144,15 @@ def profile(
     profile["arrivals"] = _arrivals_part(rows, left_out)
     profile["sessions"] = _sessions_part(rows, left_out)
     profile["reported"] = _reported(rows)
-    profile["breakers"] = []
+    profile["breakers"], profile["breakers_measured"] = [], None
+    if prompts is not None and prompts.column == "input_ids":
+        found = find_breakers(trace, progress=progress)
+        profile["breakers"] = [f._asdict() for f in found.findings]
+        profile["breakers_measured"] = {
+            "together_tokens": found.together,
+            "requests": found.measured_requests,
+            "how": found.how,
+        }
     profile["left_out"] = left_out
     profile["verdict"] = verdict(profile)
     with staged(out, mine=PROFILE_FILE) as stage:

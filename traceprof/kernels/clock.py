@@ -6,7 +6,7 @@ A model is a loop around `step`, which says what happens next:
               generated). The model answers `admitted`, or `refused` when there is no room: r then waits at the head of
               the queue, and everybody behind it, until something ends.
     GROW r    decoding reached `length` tokens of KV. The model answers `grown`, or takes the room from `preempted`.
-    END r     the model releases r. At an END at the very time of an arrival, the END comes first.
+    END r     the model releases r. At one time ENDs come first, then growth, then arrivals.
 
 What a request holds at its end is prompt + output - 1 tokens: the token sampled last has no KV. Decoding goes at an
 even pace: output token j is there at first + j * (took - first) / output. A request waits as long as it must, and then
@@ -53,7 +53,7 @@ class Clock(NamedTuple):
     hits: I64  # [request] what the model found at its first admission, -1: it never ran
     front: I64  # [request] preempted requests, the one to go on first at the end
     stack: I64  # [request] in order of admission, some of them ended
-    heap_time: I64  # [request] heap of (time, request): one entry a running request
+    heap_time: I64  # [request] heap of (what `_due` says, request): one entry a running request
     heap_who: I64
     now: I64  # [FIELDS]
 
@@ -66,11 +66,11 @@ def _wanted(c: Clock, r: Int) -> Int:
 
 @jit
 def _due(c: Clock, r: Int) -> Int:
-    """When request r grows next, or ends."""
+    """When request r grows next, or ends: twice the time, and 1 more for growth, so that at one time ends come first."""
     if c.kv[r] >= c.final[r]:
-        return c.zero[r] + c.took[r]
+        return 2 * (c.zero[r] + c.took[r])
     token = _wanted(c, r) - c.prompt[r]
-    return c.zero[r] + c.first[r] + (c.took[r] - c.first[r]) * token // c.output[r]
+    return 2 * (c.zero[r] + c.first[r] + (c.took[r] - c.first[r]) * token // c.output[r]) + 1
 
 
 @jit
@@ -144,7 +144,7 @@ def step(c: Clock) -> tuple[Int, Int, Int]:
         waits = head >= 0 and (now[_FRONT] > 0 or c.arrival[head] <= now[_TIME])
         admits = waits and now[_BLOCKED] == 0
         if now[_HEAP] > 0:
-            time = c.heap_time[0]
+            time = c.heap_time[0] >> 1
             if time <= now[_TIME] or (not admits and (head < 0 or waits or time <= c.arrival[head])):
                 r = c.heap_who[0]
                 now[_TIME] = max(now[_TIME], time)

@@ -583,14 +583,29 @@ def _breakers(profile: Profile) -> Section | None:
             Cell(clean(b.get("where"), 200)),
             num(count(b.get("requests"))),
             num(count(b.get("lost_tokens"))),
+            num(_change(b.get("hit_rate_before"), b.get("hit_rate_after"))),
             quote(b.get("example"), ""),
+            quote(b.get("example_fixed"), ""),
             Cell(clean(b.get("remedy"), 400)),
         )
         for b in breakers
     ]
-    head = ("What", "Where", "Requests", "Lost tokens", "Example", "Remedy")
-    keep = [i for i in range(6) if i != 4 or any(row[4].text for row in rows)]
-    intro = "Prompts that would share more were it not for something small near their start."
+    head = ("What", "Where", "Requests", "Lost tokens", "Hit rate", "As it is", "As it would be", "Remedy")
+    keep = [
+        i
+        for i in range(len(head))
+        if i not in (4, 5, 6) or any(row[i].text not in ("", MISSING) for row in rows)
+    ]
+    intro = (
+        "Prompts that would share more were it not for something small near their start. What each costs was measured: the prompts "
+        "were changed as the remedy says and sent through the tree again."
+    )
+    together = at(profile, "breakers_measured", "together_tokens")
+    if len(rows) > 1 and together is not None:
+        intro += f" All remedies at once save {short(together)} tokens; they overlap."
+    how = clean(at(profile, "breakers_measured", "how"), 200)
+    if how:
+        intro += f" {how[:1].upper()}{how[1:]}."
     table = Table(
         "What breaks sharing, and what to do",
         tuple(head[i] for i in keep),
@@ -828,6 +843,16 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[Cell, ...]]:
         return
     for key, item in pairs:
         yield from _flat(item, f"{name} {key}".strip())
+
+
+def _change(before: object, after: object) -> str:
+    """A rate before and after, as one cell.
+
+    >>> _change(0.5, 0.75), _change(None, 0.5)
+    ('50.0 % → 75.0 %', '')
+    """
+    was, becomes = finite(before), finite(after)
+    return "" if was is None or becomes is None else f"{percent(was)} → {percent(becomes)}"
 
 
 def _words(name: str) -> str:

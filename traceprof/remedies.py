@@ -1,0 +1,304 @@
+"""What breaks sharing in a trace, and what each remedy would save: measured, by sending the fixed prompts through the tree.
+
+`traceprof.prefix.breakers` finds candidates in the messages and fixes them. Here the fixed prompts are rendered and tokenized as the
+trace's own were, and hit tokens are counted again: `lost_tokens` is the difference. History that a remedy restores hits,
+too, but does not count: nobody had asked for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from traceprof.errors import TraceprofError
+from traceprof.prefix import breakers
+from traceprof.prefix.breakers import REMEDIES, Prompt
+from traceprof.prefix.tree import RadixTree
+from traceprof.tokenizer import Tokenizer, encode_requests
+from traceprof.tokens import UNUSABLE, chunks, loaded, tokenizer_of
+from traceprof.trace import Trace
+from traceprof.workers import Progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SAMPLE = 5_000  # requests that a profile looks at
+LEAST_SHARE = 0.002  # of the input tokens: what saves less is not reported
+LEAST_TOKENS = 64  # likewise
+_SEAM = 8  # tokens before the end of a text that goes on, from which its ids are no seam but another text
+
+
+class Finding(NamedTuple):
+    """One thing that breaks sharing."""
+
+    kind: str
+    where: str
+    requests: int  # that it touches
+    lost_tokens: int  # hit tokens with the remedy minus without
+    example: str | None  # the place as it is; None where the trace holds no text
+    example_fixed: str | None  # and as it would be
+    remedy: str
+    hit_rate_before: float
+    hit_rate_after: float
+    message: int | None  # index of the message
+    offset: int | None  # character in it
+
+
+class Breakers(NamedTuple):
+    """All that was found, the most lost tokens first."""
+
+    findings: list[Finding]
+    together: int  # tokens saved with all remedies at once
+    measured_requests: int
+    of_requests: int
+    how: str
+
+
+class _Sample(NamedTuple):
+    """Requests in the order of arrival, with their ids and the groups that can share a cache."""
+
+    prompts: list[Prompt] | None  # None: the trace holds no text
+    ids: list[NDArray[np.uint32]]
+    roots: NDArray[np.int64]
+    merged: dict[str, NDArray[np.int64]]  # kind of split -> roots without it
+    tokenizer: Tokenizer | None
+
+
+def find_breakers(
+    trace: Trace, *, limit_requests: int | None = SAMPLE, progress: Progress | None = None
+) -> Breakers:
+    """What breaks sharing in the trace's first `limit_requests` requests (all of them: None)."""
+    say = progress or (lambda what, done, total: None)
+    total = int(trace.manifest["requests"])
+    sample = _sample(trace, total if limit_requests is None else min(limit_requests, total))
+    count = len(sample.ids)
+    how = f"measured on {'all' if count == total else f'the first {count:,} of {total:,}'} requests"
+    if sample.prompts is None:
+        how += "; the trace holds no text, so only splits of traffic can be told"
+    whole = sum(map(len, sample.ids))
+    before = _hits(sample.ids, sample.roots)
+    least = max(LEAST_TOKENS, LEAST_SHARE * whole)
+    found: list[tuple[Finding, breakers.Candidate | None]] = []
+
+    def finding(
+        kind: str, where: str, requests: int, hits: int, example: tuple[str, str] | None = None,
+        message: int | None = None, offset: int | None = None,
+    ) -> Finding:  # fmt: skip
+        was, becomes = example or (None, None)
+        rates = before / whole, hits / whole
+        return Finding(
+            kind, where, requests, hits - before, was, becomes, REMEDIES[kind], *rates, message, offset
+        )
+
+    for kind, roots in sample.merged.items():
+        hits = _hits(sample.ids, roots)
+        if hits - before >= least:
+            where = "models of the trace" if kind == "model_split" else "cache salts of the trace"
+            found.append((finding(kind, where, count, hits), None))
+    together = 0
+    if sample.prompts is not None and sample.tokenizer is not None:
+        candidates = breakers.find(sample.prompts)
+        for done, candidate in enumerate(candidates, 1):
+            say("breakers", done, len(candidates))
+            ids = _again(sample, [candidate])
+            hits = _hits(ids, sample.roots)
+            if candidate.kind.startswith("history"):  # what is restored hits, but nobody had asked for it
+                hits -= sum(map(len, ids)) - whole
+            if hits - before >= least:
+                one = finding(
+                    candidate.kind, candidate.where, len(candidate.prompts), hits, candidate.example, candidate.message, candidate.offset
+                )  # fmt: skip
+                found.append((one, candidate))
+        seam = _seams(sample)
+        if seam is not None and seam.lost >= least:
+            found.append(
+                (
+                    finding("tokenization_seam", "prompt", seam.requests, before + seam.lost, seam.example),
+                    None,
+                )
+            )
+        kept = [c for _, c in found if c is not None]
+        kept.sort(key=lambda c: breakers.KINDS.index(c.kind))
+        if kept:
+            ids = _again(sample, kept)
+            together = _hits(ids, sample.roots) - before - max(0, sum(map(len, ids)) - whole)
+    findings = sorted((f for f, _ in found), key=lambda f: -f.lost_tokens)
+    together = max([together, *(f.lost_tokens for f in findings)], default=0)
+    return Breakers(findings, together, count, total, how)
+
+
+def _sample(trace: Trace, count: int) -> _Sample:
+    columns = (
+        "model_served",
+        "model_requested",
+        "cache_salt",
+        "session_id",
+        "content_state",
+        "served_from_response_cache",
+    )
+    rows = trace.scan("requests").select(columns).head(count).collect()
+    ids: list[NDArray[np.uint32]] = []
+    kept: list[int] = []
+    usable = (
+        ~rows["content_state"].cast(pl.String).is_in(UNUSABLE)
+        & ~rows["served_from_response_cache"].fill_null(False)
+    ).to_list()
+    if trace.parts("tokens"):
+        for chunk in chunks(trace):
+            for k in range(len(chunk.known)):
+                at = chunk.first + k
+                if at < count and chunk.known[k] and usable[at] is not False:
+                    ids.append(chunk.symbols[chunk.offsets[k] : chunk.offsets[k + 1]].copy())
+                    kept.append(at)
+            if chunk.first + len(chunk.known) >= count:
+                break
+    seen = rows[kept]
+    model = pl.coalesce("model_served", "model_requested").cast(pl.String)
+
+    def roots(*keys: pl.Expr) -> NDArray[np.int64]:
+        if not keys:
+            return np.zeros(len(seen), np.int64)
+        return seen.select(pl.struct(keys).rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
+
+    salt = pl.col("cache_salt")
+    merged = {}
+    if seen.select(model.n_unique()).item() > 1:
+        merged["model_split"] = roots(salt)
+    if seen["cache_salt"].n_unique() > 1:
+        merged["tenant_split"] = roots(model.alias("model"))
+    prompts = (
+        _prompts(trace, kept, seen["session_id"].to_list()) if trace.manifest["privacy"] == "text" else None
+    )
+    return _Sample(prompts, ids, roots(model.alias("model"), salt), merged, _tokenizer(trace))
+
+
+def _tokenizer(trace: Trace) -> Tokenizer | None:
+    info = tokenizer_of(trace)
+    if info is None or info.reload is None:
+        return None
+    try:
+        made = loaded(*info.reload)
+    except TraceprofError:
+        return None
+    return made if made.digest == info.digest else None
+
+
+def _prompts(trace: Trace, kept: list[int], sessions: list[str | None]) -> list[Prompt] | None:
+    """The content of those requests; None where any of them has none."""
+    found: dict[int, Prompt] = {}
+    wanted = dict(zip(kept, sessions, strict=True))
+    first = 0
+    for part in trace.parts("requests"):
+        size = pl.scan_parquet(part).select(pl.len()).collect().item()
+        content = trace.path / "content" / part.name
+        if not content.exists():
+            return None
+        frame = pl.read_parquet(content, columns=["row", "messages_json", "tools_json", "prompt_text"])
+        for row, messages, tools, text in frame.iter_rows():
+            at = first + row
+            if at in wanted:
+                found[at] = Prompt(_json(messages), _json(tools), text, wanted[at])
+        first += size
+        if first > max(kept, default=0):
+            break
+    return [found[at] for at in kept] if len(found) == len(kept) else None
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def _again(sample: _Sample, candidates: Sequence[breakers.Candidate]) -> list[NDArray[np.uint32]]:
+    """The ids of all prompts, with fixes one after another."""
+    assert sample.prompts is not None
+    assert sample.tokenizer is not None
+    fixed = dict[int, Prompt]()
+    for candidate in candidates:
+        for i in candidate.prompts:
+            prompt = fixed.get(i, sample.prompts[i])
+            fixed[i] = candidate.fix(i, prompt)
+    ids = list(sample.ids)
+    order = sorted(fixed)
+    for at in range(0, len(order), 512):
+        batch = order[at : at + 512]
+        made = encode_requests(
+            sample.tokenizer,
+            [_bytes(fixed[i].messages) for i in batch],
+            [_bytes(fixed[i].tools) for i in batch],
+            [fixed[i].text if fixed[i].messages is None else None for i in batch],
+        )
+        for k, i in enumerate(batch):
+            if made.input_valid[k]:
+                ids[i] = made.input.ids[made.input.offsets[k] : made.input.offsets[k + 1]]
+    return ids
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _hits(ids: Sequence[NDArray[np.uint32]], roots: NDArray[np.int64]) -> int:
+    """Hit tokens of prompts against earlier ones of their group."""
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids], dtype=np.int64)]).astype(np.int64)
+    symbols = np.concatenate([np.empty(0, np.uint32), *ids])
+    return int(RadixTree().insert(symbols, offsets, roots).matched.sum())
+
+
+class _Seams(NamedTuple):
+    requests: int
+    lost: int
+    example: tuple[str, str]
+
+
+def _seams(sample: _Sample) -> _Seams | None:
+    """Texts that go on from an earlier one of their session, but whose ids part from it before its end."""
+    assert sample.prompts is not None
+    last: dict[str, int] = {}
+    requests = lost = 0
+    example = ("", "")
+    for i, prompt in enumerate(sample.prompts):
+        if prompt.messages is not None or prompt.text is None or prompt.session is None:
+            continue
+        before = last.get(prompt.session)
+        last[prompt.session] = i
+        if before is None:
+            continue
+        old = sample.prompts[before].text or ""
+        if not old or not prompt.text.startswith(old) or len(prompt.text) == len(old):
+            continue
+        a, b = sample.ids[before], sample.ids[i]
+        n = min(len(a), len(b))
+        differ = np.flatnonzero(a[:n] != b[:n])
+        same = int(differ[0]) if len(differ) else n
+        if 0 < len(a) - same <= _SEAM:
+            requests += 1
+            lost += len(a) - same
+            cut = max(0, len(old) - 40)
+            example = (
+                prompt.text[cut : len(old) + 40],
+                prompt.text[cut : len(old)] + "|" + prompt.text[len(old) : len(old) + 40],
+            )
+    return _Seams(requests, lost, example) if requests else None
+
+
+def preview(trace: Trace, finding: Finding, n: int = 3) -> list[tuple[str, str]]:
+    """(before, after) of the place in up to n different requests that a finding touches; none where the trace has no text."""
+    sample = _sample(trace, int(trace.manifest["requests"]))
+    if sample.prompts is None:
+        return []
+    shown: list[tuple[str, str]] = []
+    for candidate in breakers.find(sample.prompts):
+        if (candidate.kind, candidate.where) != (finding.kind, finding.where):
+            continue
+        for i in candidate.prompts:
+            was = sample.prompts[i]
+            pair = breakers.shown(was, candidate), breakers.shown(candidate.fix(i, was), candidate)
+            if pair[0] != pair[1] and pair not in shown:
+                shown.append(pair)
+            if len(shown) == n:
+                return shown
+    return shown or ([(finding.example, finding.example_fixed or "")] if finding.example else [])
