@@ -9,10 +9,9 @@ import polars as pl
 import pytest
 
 from tests import lab as twins
-from traceprof import lab
-from traceprof.caches import lru, memory
+from traceprof.caches import ENGINES, lru, memory
 from traceprof.errors import UsageError
-from traceprof.lab import Lab, Machine, engines_part, timed
+from traceprof.lab import SLOW, Lab, Machine, engines_part, machine_part, timed
 from traceprof.load import concurrency as flight
 
 LLAMA = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 8, "hidden_size": 512, "intermediate_size": 1024, "vocab_size": 1000, "sliding_window": 64}  # fmt: skip
@@ -111,4 +110,16 @@ def test_engines_by_size_of_memory():
     assert part["lru"]["hit_tokens"] == made.run("lru", 60, 2.0).hit_tokens
     assert part["infinite"]["capacity_tokens"] is None
     assert {m["hit_rate"] for m in part["infinite"]["by_memory"]} == {part["infinite"]["hit_rate"]}
-    assert lab.MARKED_TOKENS > 0
+
+
+def test_a_profile_of_a_large_trace_leaves_slow_models_and_sizes_out(monkeypatch):
+    """The command runs all of them, whatever the size."""
+    requests = twins.random_requests(np.random.default_rng(6), size=30)
+    made = Lab.of(twins.traffic_of(requests), np.zeros(len(requests), np.int64), "as logged")
+    monkeypatch.setattr("traceprof.lab.LARGE", made.input_tokens - 1)
+    few = machine_part(made, Machine(), whole=False)["engines"]
+    assert set(ENGINES) - set(few) == set(SLOW)
+    assert not any(e["by_memory"] for e in few.values())
+    every = machine_part(made, Machine())["engines"]
+    assert list(every) == list(ENGINES)
+    assert all(len(e["by_memory"]) == 4 for e in every.values())

@@ -21,7 +21,10 @@ from traceprof.errors import UsageError
 from traceprof.load import concurrency as flight
 from traceprof.workers import Progress
 
-MARKED_TOKENS = 100_000_000  # of input, up to which every engine is run at every size of memory, too
+LARGE = (
+    20_000_000  # input tokens, above which a profile runs fewer models, and those at one size of memory only
+)
+SLOW = ("llamacpp", "ollama", "vllm_mlx")  # models that compare a prompt with every sequence they keep
 
 
 USUAL_CARD = "80 GB"
@@ -195,13 +198,16 @@ def machine_part(
     machine: Machine,
     names: Sequence[str] = ENGINES,
     *,
-    always_marks: bool = False,
+    whole: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`machine` and `engines` of `profile.cache`; of a large trace by size of memory only with `always_marks`."""
+    """`machine` and `engines` of `profile.cache`; `whole`: all models at all sizes of memory, however large the trace."""
     here = machine.at(lab.sequence_tokens)
-    few = always_marks or lab.input_tokens <= MARKED_TOKENS
-    marks = machine.marks(lab.sequence_tokens) if few else []
+    if not whole and lab.input_tokens > LARGE:
+        names = [name for name in names if name not in SLOW]
+        marks = []
+    else:
+        marks = machine.marks(lab.sequence_tokens)
     return {
         "machine": {**here._asdict(), "given": machine.given},
         "engines": engines_part(lab, here, marks, names, progress),

@@ -22,7 +22,7 @@ from traceprof import schema
 from traceprof.caches import infinite, memory
 from traceprof.caches.traffic import Traffic
 from traceprof.errors import TraceprofError
-from traceprof.lab import Lab, Machine, machine_part, timed
+from traceprof.lab import LARGE, Lab, Machine, machine_part, timed
 from traceprof.load import concurrency as flight
 from traceprof.load.arrivals import arrivals
 from traceprof.load.lengths import lengths
@@ -129,8 +129,15 @@ def profile(
         profile["prefix"] = _prefix_part(rows, prompts, prefix, hits, with_outputs, previews, left_out)
         lab = lab_of(rows, prompts, prefix)
         profile["cache"] = _cache_part(prefix.curve, prompts) | machine_part(
-            lab, machine or Machine(), progress=say
+            lab, machine or Machine(), whole=False, progress=say
         )
+        if lab.input_tokens > LARGE:
+            left_out.append(
+                {
+                    "measure": "engines' caches by size of memory, and those of llama.cpp, Ollama and vllm-mlx",
+                    "reason": f"more than {LARGE:,} input tokens: `traceprof caches` has them",
+                }
+            )
     else:
         profile["tokens"] = {
             "input": _total(rows["input_tokens"]),

@@ -26,7 +26,7 @@ from traceprof.workers import Progress
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SAMPLE = 5_000  # requests that a profile looks at
+SAMPLE = 2_000  # requests that a profile looks at: about a second
 LEAST_SHARE = 0.002  # of the input tokens: what saves less is not reported
 LEAST_TOKENS = 64  # likewise
 _SEAM = 8  # tokens before the end of a text that goes on, from which its ids are no seam but another text
@@ -80,7 +80,9 @@ def find_breakers(
     if sample.prompts is None:
         how += "; the trace holds no text, so only splits of traffic can be told"
     whole = sum(map(len, sample.ids))
-    before = _hits(sample.ids, sample.roots)
+    matched = _matched(sample.ids, sample.roots)
+    missed = np.array([len(one) for one in sample.ids], np.int64) - matched
+    before = int(matched.sum())
     least = max(LEAST_TOKENS, LEAST_SHARE * whole)
     found: list[tuple[Finding, breakers.Candidate | None]] = []
 
@@ -101,7 +103,8 @@ def find_breakers(
             found.append((finding(kind, where, count, hits), None))
     together = 0
     if sample.prompts is not None and sample.tokenizer is not None:
-        candidates = breakers.find(sample.prompts)
+        # a remedy saves no more than what the prompts that it touches miss
+        candidates = [c for c in breakers.find(sample.prompts) if missed[c.prompts].sum() >= least]
         for done, candidate in enumerate(candidates, 1):
             say("breakers", done, len(candidates))
             ids = _again(sample, [candidate])
@@ -243,9 +246,14 @@ def _bytes(value: Any) -> bytes | None:
 
 def _hits(ids: Sequence[NDArray[np.uint32]], roots: NDArray[np.int64]) -> int:
     """Hit tokens of prompts against earlier ones of their group."""
+    return int(_matched(ids, roots).sum())
+
+
+def _matched(ids: Sequence[NDArray[np.uint32]], roots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same, prompt by prompt."""
     offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids], dtype=np.int64)]).astype(np.int64)
     symbols = np.concatenate([np.empty(0, np.uint32), *ids])
-    return int(RadixTree().insert(symbols, offsets, roots).matched.sum())
+    return RadixTree().insert(symbols, offsets, roots).matched
 
 
 class _Seams(NamedTuple):

@@ -1,21 +1,18 @@
-"""A pool of blocks said slowly: the twin of `traceprof.kernels.block_pool`, which three engines share."""
+"""A pool of blocks said slowly: the twin of `traceprof.kernels.block_pool`."""
 
 from __future__ import annotations
-
-from tests.naive import common_prefix
 
 
 class Pool:
     """Blocks are numbers, the free queue a list, a hash is the tokens themselves."""
 
-    def __init__(self, total, block, order="prepend", equal="keep both", partial=False):
-        self.block, self.order, self.equal, self.partial = block, order, equal, partial
+    def __init__(self, total, block, order="prepend"):
+        self.block, self.order = block, order
         self.free = list(range(1, total))
         self.refs = dict.fromkeys(self.free, 0)
         self.hash_of = {}  # block -> root and tokens
         self.cached = {}  # root and tokens -> blocks, the first cached first
         self.tables = {}
-        self.private = set()  # (request, block) that is cached for nothing, since an equal one was
         self.evicted = 0
 
     def _new(self):
@@ -33,22 +30,11 @@ class Pool:
         while len(table) * self.block < length:
             table.append(self._new())
         for k in range(length // self.block):
-            if table[k] in self.hash_of or (request.number, k) in self.private:
+            if table[k] in self.hash_of:
                 continue
             key = (request.root, request.tokens[: (k + 1) * self.block])
-            old = self.cached.get(key)
-            if old and self.equal == "keep old":
-                self.private.add((request.number, k))
-            elif old and self.equal == "share one":
-                self.refs[table[k]] = 0
-                self.free.insert(0, table[k])
-                if self.refs[old[0]] == 0:
-                    self.free.remove(old[0])
-                self.refs[old[0]] += 1
-                table[k] = old[0]
-            else:
-                self.hash_of[table[k]] = key
-                self.cached.setdefault(key, []).append(table[k])
+            self.hash_of[table[k]] = key
+            self.cached.setdefault(key, []).append(table[k])
 
     def admit(self, request, length):
         hits = []
@@ -66,18 +52,8 @@ class Pool:
             self.refs[block] += 1
         self.tables[request.number] = hits
         found = len(hits) * self.block
-        if self.partial:
-            found = max([found, *self._partial(request, found, length - 1)])
         self._fill(request, length)
         return found
-
-    def _partial(self, request, known, most):
-        """How far the request goes along with each cached block that begins where its hit ends."""
-        for root, tokens in (key for key, blocks in self.cached.items() if blocks):
-            if root == request.root and len(tokens) == known + self.block:
-                same = common_prefix(tokens, request.tokens[:most])
-                if same >= known:
-                    yield same
 
     def grow(self, request, length):
         if -(-length // self.block) - len(self.tables[request.number]) > len(self.free):
@@ -87,7 +63,6 @@ class Pool:
 
     def release(self, request, ended):
         freed = []
-        self.private = {p for p in self.private if p[0] != request.number}
         for block in reversed(self.tables.pop(request.number)):
             self.refs[block] -= 1
             if self.refs[block] == 0:

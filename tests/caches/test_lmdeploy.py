@@ -54,13 +54,7 @@ class Trie:
 
     def _attach(self, request, upto):
         for k in range(len(self.path[request.number]), upto):
-            key = self._key(request, k)
-            if key in self.holders:  # the request's own block is free again
-                self.size[request.number] -= 1
-                self._hold(request, key)
-                self.size[request.number] += 1
-            else:
-                self._hold(request, key)
+            self._hold(request, self._key(request, k))  # if it was there, the request's own block is free
 
     def admit(self, request, length):
         self.path[request.number], self.size[request.number] = [], 0
@@ -139,12 +133,10 @@ def test_the_block_of_the_last_token_is_never_reused():
 
 def test_equal_blocks_take_room_once():
     """Two that run at the same time share the block that both filled, so a third finds room."""
-    twice = [([1, 2, 3, 4], [], 0, 9), ([1, 2, 3, 4], [], 0, 9), ([5, 6, 7], [], 1, 9)]
-    found = [
-        lmdeploy.simulate(Traffic.of_lists(twice), (blocks + 1) * 4, block_size=4, prefill_interval=1).waited
-        for blocks in (4, 3)
-    ]
-    assert found == [0, 1]  # shared, and one block ahead for each of the two
+    for second, waited in (([1, 2, 3, 4], 0), ([9, 2, 3, 4], 1)):
+        side_by_side = [([1, 2, 3, 4], [], 0, 9), (second, [], 0, 9), ([5, 6, 7], [], 1, 9)]
+        found = lmdeploy.simulate(Traffic.of_lists(side_by_side), 20, block_size=4, prefill_interval=1)
+        assert found.waited == waited
 
 
 def test_an_answer_enters_the_trie_when_its_sequence_takes_more_room():
@@ -156,17 +148,14 @@ def test_an_answer_enters_the_trie_when_its_sequence_takes_more_room():
 
 
 def test_an_attempt_that_fails_has_evicted_what_nobody_holds():
-    """The third waits for the second, and meanwhile the first prompt is gone, though the third ends up small enough."""
-    waits = [
-        ([1, 1, 1, 1, 1], [], 0, 1),  # leaves one block behind
-        ([2] * 14, [], 2, 9),
-        ([3] * 14, [], 3, 4),
-        ([1, 1, 1, 1, 1], [], 20, 21),
-    ]
+    """The third waits for the second and then finds room beside the first prompt, which is gone all the same."""
+    second = [2] * 12
+    waits = [([1] * 5, [], 0, 1), (second, [], 2, 9), ([*second, 3], [], 3, 4), ([1] * 5, [], 20, 21)]
     roomy, tight = (
-        lmdeploy.simulate(Traffic.of_lists(waits), (blocks + 1) * 4, block_size=4, prefill_interval=1)
-        for blocks in (9, 5)
+        lmdeploy.simulate(Traffic.of_lists(waits), (usable + 1) * 4, block_size=4, prefill_interval=5)
+        for usable in (9, 6)
     )
-    assert roomy.hit_tokens.tolist() == [0, 0, 0, 4]
-    assert tight.hit_tokens.tolist() == [0, 0, 0, 0]
+    assert roomy.hit_tokens.tolist() == [0, 0, 12, 4]
+    assert tight.hit_tokens.tolist() == [0, 0, 12, 0]
     assert (roomy.waited, tight.waited) == (0, 1)
+    assert tight.evicted_tokens == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests import lab
 from tests.naive import common_prefix
+from tests.prefills import FirstTokens
 from traceprof.caches import sglang
 from traceprof.caches.traffic import Traffic
 
@@ -24,8 +26,9 @@ class Node:
 class Radix:
     """Keys are tuples of pages; a page is a tuple of tokens, the first one led by the root."""
 
-    def __init__(self, total, page, policy):
+    def __init__(self, total, page, policy, priority=None):
         self.free, self.page, self.policy = total, page, policy
+        self.priority = priority or collections.defaultdict(int)  # of a request, by number
         self.clock = itertools.count()
         self.root = Node(None, (), 0, 0)
         self.root.locks = 1
@@ -109,11 +112,12 @@ class Radix:
         state = self.running[request.number]
         node, own, _, known = state
         key = self._key(request, tokens)
-        matched = self._insert(key, known, 0)
+        priority = self.priority[request.number]
+        matched = self._insert(key, known, priority)
         state[3] = max(known, len(key))
         prompt = len(request.prompt) // self.page
         if 0 < prompt < len(key):
-            self._insert(key[:prompt], prompt, 1)
+            self._insert(key[:prompt], prompt, priority + 1)
         self.free += max(0, matched - own)
         state[0], _ = self._down(key)
         state[1] = len(key)
@@ -130,8 +134,10 @@ class Radix:
         self._evict(pages - hit - self.free)
         self.free -= pages - hit
         self.running[request.number] = [node, hit, pages, 0]
-        self._checkpoint(request, length)
         return hit * self.page
+
+    def computed(self, request, length):
+        self._checkpoint(request, length)
 
     def grow(self, request, length):
         state = self.running[request.number]
@@ -151,14 +157,20 @@ class Radix:
         self._lock(node, -1)
 
 
-def both(requests, total, page, policy):
-    model = Radix(total, page, policy)
-    slow = lab.drive(requests, model, max(sglang.QUANTUM, page), total * page)
-    fast = sglang.simulate(lab.traffic_of(requests), total * page, page_size=page, policy=policy)
+def both(requests, total, page, policy, prefill="first token", quantum=sglang.QUANTUM, priority=None):
+    given = dict(enumerate(priority)) if priority else None
+    model = Radix(total, page, policy, given)
+    driven = FirstTokens(model, late=prefill == "first token")
+    slow = lab.drive(requests, driven, max(quantum, page), total * page)
+    fast = sglang.simulate(
+        lab.traffic_of(requests), total * page, page_size=page, policy=policy, prefill=prefill, quantum=quantum,
+        priority=None if priority is None else np.array(priority, np.int64),
+    )  # fmt: skip
     assert fast.hit_tokens.tolist() == slow.hits
     assert fast.evicted_tokens == model.evicted * page
     assert (fast.waited, fast.preempted) == (slow.waited, slow.preempted)
     assert model.free + sum(len(n.key) for n in model._nodes()) == total
+    assert not driven.computing
     return slow, model
 
 
@@ -167,14 +179,24 @@ def both(requests, total, page, policy):
     st.integers(1, 40),
     st.sampled_from([1, 1, 2, 3]),
     st.sampled_from(sglang.POLICIES),
+    st.sampled_from(sglang.PREFILLS),
+    st.sampled_from([1, 2, 16]),
 )
-def test_it_equals_its_twin(requests, total, page, policy):
-    """Hits, evictions, waits and retractions, whatever the room, page and policy."""
-    both(requests, total, page, policy)
+def test_it_equals_its_twin(requests, total, page, policy, prefill, quantum):
+    """Hits, evictions, waits and retractions, whatever the room, page, policy, and when a prompt is there."""
+    both(requests, total, page, policy, prefill, quantum)
 
 
-def test_it_equals_its_twin_on_a_thousand_longer_traces():
-    """Most of them under pressure."""
+@given(st.data(), lab.requests(), st.integers(8, 40))
+def test_it_equals_its_twin_with_priorities(data, requests, total):
+    """Requests of different weight, under the policy that looks at it."""
+    many = st.lists(st.integers(-2, 2), min_size=len(requests), max_size=len(requests))
+    both(requests, total, 1, "priority", priority=data.draw(many))
+
+
+@pytest.mark.parametrize("prefill", sglang.PREFILLS)
+def test_it_equals_its_twin_on_a_thousand_longer_traces(prefill):
+    """Most of them under pressure, and some with requests retracted before their prompt was computed."""
     seen = np.zeros(3, int)
     for i, requests in enumerate(lab.many(12, roots=2, output=40)):
         slow, model = both(
@@ -182,6 +204,9 @@ def test_it_equals_its_twin_on_a_thousand_longer_traces():
             (60, 90, 130, 300)[i % 4] // (1, 4, 16)[i % 3],
             (1, 4, 16)[i % 3],
             sglang.POLICIES[i // 3 % 4],
+            prefill,
+            (16, 1)[i // 12 % 2],
+            [int(p) for p in np.random.default_rng(i).integers(0, 3, len(requests))],
         )
         seen += slow.waited, slow.preempted, model.evicted
     assert (seen > (1000, 20, 10_000)).all(), seen
@@ -199,11 +224,23 @@ def test_one_token_is_always_computed():
     assert hits([known, ([1, 2, 3, 4, 5], [], 2, 3)], page_size=3) == [0, 3]
 
 
+def test_a_prompt_is_shared_from_its_first_token_on():
+    """Who comes before computes all of it once more, and gives back the room that it took twice."""
+    first = ([1, 2, 3, 4], [5, 6], 0, 100)  # its first token comes at 50
+    again = [1, 2, 3, 4, 7]
+    assert [hits([first, (again, [], at, 200)])[1] for at in (0, 49, 50)] == [0, 0, 4]
+    assert [hits([first, (again, [], at, 200)], prefill="admission")[1] for at in (0, 49, 50)] == [4, 4, 4]
+    # 4 + 5 tokens while both are computed, 5 afterwards: then a third fits beside them
+    pair = [first, (again, [], 0, 100)]
+    room = [sglang.simulate(Traffic.of_lists([*pair, ([8] * 4, [], at, at + 10)]), 9) for at in (40, 50)]
+    assert [found.waited for found in room] == [1, 0]
+
+
 def test_an_output_is_shared_only_once_its_request_finished():
     """And without the token that was sampled last."""
     answer = ([1, 2], [3, 4, 5, 6, 7], 0, 100)
     follow = [1, 2, 3, 4, 5, 6, 7, 8]
-    assert [hits([answer, (follow, [], at, 200)])[1] for at in (40, 99, 100)] == [2, 2, 6]
+    assert [hits([answer, (follow, [], at, 200)])[1] for at in (50, 99, 100)] == [2, 2, 6]
 
 
 def test_nodes_go_as_a_whole_and_answers_before_their_prompts():
@@ -231,3 +268,25 @@ def test_a_prompt_outlives_answers_under_the_priority_policy():
     probe = ([1, 2, 3, 4], [], 6, 7)
     fill = ([20, 21, 22], [], 4, 5)
     assert hits([answered, later, fill, probe], 10, policy="priority")[-1] == 3
+
+
+def test_a_prompt_that_hundreds_of_thousands_share_outlives_one_seen_twice():
+    """Counts of use do not overflow beside the time: the shared part stays, the pair goes."""
+    n = 600_000
+    opening, pair = [1, 2, 3, 4], [5, 6, 7, 8]
+    asked = [opening] * 4 + [pair] * 2 + [[9, 9, 9, 9, 9], opening]
+    small = Traffic.of_lists([(p, [], t, t) for t, p in enumerate(asked)])
+    repeated = np.repeat(np.arange(small.requests), [n, 1, 1, 1, 1, 1, 1, 1])
+    times = np.arange(len(repeated), dtype=np.int64)
+    many = small._replace(
+        node=small.node[repeated], prompt=small.prompt[repeated], total=small.total[repeated],
+        arrival_us=times, first_us=times, end_us=times,
+    )  # fmt: skip
+    assert sglang.simulate(many, 10, policy="lfu").hit_tokens[-1] == 3
+
+
+def test_a_request_of_higher_priority_is_kept_longer():
+    """Under the priority policy the newer prompt goes first, where the older one weighs more."""
+    asked = [([1, 2, 3], [], 0, 1), ([4, 5, 6], [], 2, 3), ([7, 8, 9], [], 4, 5), ([1, 2, 3, 4], [], 6, 7)]
+    kept = [hits(asked, 7, policy="priority", priority=np.array([p, 0, 0, 0]))[3] for p in (-1, 0, 1)]
+    assert kept == [0, 0, 3]

@@ -1,4 +1,9 @@
-"""SGLang's own RadixCache under our clock; run by an interpreter with sglang and torch, see `oracle.answers`."""
+"""SGLang's own prefix cache under our clock; run by an interpreter with sglang and torch, see `oracle.answers`.
+
+"tree" chooses it: "rust" is UnifiedRadixCache as a server makes it, "python" the same with its core in Python, "radix" the
+RadixCache of the releases before. Lookup, room, insertion and release go through SGLang's own functions and allocators,
+with real slots: whatever is freed twice or not at all shows in the counts at the end.
+"""
 
 import itertools
 import json
@@ -11,124 +16,146 @@ import torch
 from absent import stand_in
 from drive import Request as Ours
 from drive import drive
+from prefills import FirstTokens
 
-UNUSED = ("kernels", "srt.configs", "srt.mem_cache.memory_pool", "srt.observability.metrics_collector", "srt.server_args", "srt.utils.hf_transformers_patches")  # fmt: skip
-stand_in("sglang", ("torch", "numpy"), [f"sglang.{name}" for name in UNUSED])
+UNUSED = (
+    "kernels", "srt.configs", "srt.distributed", "srt.layers", "srt.managers.cache_controller", "srt.managers.schedule_batch",
+    "srt.mem_cache.buffer_mode", "srt.mem_cache.hybrid_cache", "srt.mem_cache.memory_pool", "srt.mem_cache.swa_memory_pool",
+    "srt.observability.metrics_collector", "srt.server_args", "srt.utils.hf_transformers_patches",
+)  # fmt: skip
+stand_in("sglang", ("torch", "numpy", "msgspec"), [f"sglang.{name}" for name in UNUSED])
 
 from sglang.srt.mem_cache import radix_cache  # noqa: E402
-from sglang.srt.mem_cache.base_prefix_cache import EvictParams, MatchPrefixParams  # noqa: E402
+from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator, TokenToKVPoolAllocator  # noqa: E402
 from sglang.srt.mem_cache.cache_init_params import CacheInitParams  # noqa: E402
-from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey  # noqa: E402
+from sglang.srt.mem_cache.common import evict_from_tree_cache, match_kv_cache  # noqa: E402
+from sglang.srt.mem_cache.radix_cache import RadixCache  # noqa: E402
+from sglang.srt.mem_cache.unified_cache.component_type import ComponentType  # noqa: E402
+from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache  # noqa: E402
 
 ticks = itertools.count(1)
 radix_cache.time = SimpleNamespace(monotonic=lambda: next(ticks), perf_counter=time.perf_counter)
 
 
-class Allocator:
-    """Counts slots; what the tree gives back comes as tensors of slots."""
-
-    device = "cpu"
-
-    def __init__(self, slots, page):
-        self.free_slots, self.page = slots, page
-        self.evicted = 0
-
-    def free_segment(self, values, start_pos=0):
-        self.free_slots += len(values)
-
-
 class Rows:
-    """The table of a request's slots; slots are numbers that nobody looks at."""
+    """The table of the requests' slots: a row is as long as its request."""
 
-    def __init__(self):
-        self.req_to_token = {}
-
-    def write(self, place, values):
-        row, columns = place
-        self.req_to_token.rows[row][columns] = values
-
-
-class Table:
     def __init__(self):
         self.rows = {}
+        self.req_to_token = self
 
     def __getitem__(self, place):
         row, columns = place
         return self.rows[row][columns]
 
+    def write(self, place, values):
+        row, columns = place
+        self.rows[row][columns] = values
+
 
 class Cache:
-    def __init__(self, pages, page, policy):
-        self.page = page
-        self.allocator = Allocator(pages * page, page)
-        rows = Rows()
-        rows.req_to_token = Table()
-        self.rows = rows
-        self.tree = RadixCache(
+    def __init__(self, pages, page, policy, tree, priority):
+        self.page, self.total = page, pages * page
+        self.priority = priority
+        kind = (torch.bfloat16, "cpu", None, False)
+        self.allocator = (
+            TokenToKVPoolAllocator(self.total, *kind)
+            if page == 1
+            else PagedTokenToKVPoolAllocator(self.total, page, *kind)
+        )
+        self.rows = Rows()
+        made = RadixCache if tree == "radix" else UnifiedRadixCache
+        self.tree = made(
             CacheInitParams(
-                disable=False, req_to_token_pool=rows, token_to_kv_pool_allocator=self.allocator, page_size=page,
-                eviction_policy=policy,
+                disable=False, req_to_token_pool=self.rows, token_to_kv_pool_allocator=self.allocator, page_size=page,
+                eviction_policy=policy, tree_components=(ComponentType.FULL,), tree_core_backend=tree,
             )
         )  # fmt: skip
+        if tree == "rust":
+            assert type(self.tree.tree_core).__name__ == "RustUnifiedTreeCore"
         self.evicted = 0
+        self.tree.update_eviction_metrics = self._evicted
         self.running = {}
 
-    def _evict(self, shortfall):
-        if shortfall > 0:
-            self.evicted += self.tree.evict(EvictParams(num_tokens=shortfall)).num_tokens_evicted
+    def _evicted(self, tokens, start):
+        self.evicted += tokens
+
+    def _take(self, tokens):
+        """Slots for so many tokens of whole pages, or None."""
+        evict_from_tree_cache(self.tree, tokens)
+        return self.allocator.alloc(tokens) if self.allocator.available_size() >= tokens else None
+
+    def _whole(self, length):
+        return -(-length // self.page) * self.page
 
     def admit(self, ours, length):
-        tree = self.tree
-        salt = str(ours.root)
         tokens = array("q", ours.tokens)
-        match = tree.match_prefix(
-            MatchPrefixParams(key=RadixKey(tokens, cache_salt=salt, limit=max(length - 1, 0)))
-        )
-        lock = tree.lock(match.last_device_node)
-        hit = match.device_prefix_len
-        wanted = -(-length // self.page) * self.page - hit
-        if wanted > self.allocator.free_slots + tree.evictable_size():
-            tree.unlock(lock)
-            return None
-        self._evict(wanted - self.allocator.free_slots)
-        self.allocator.free_slots -= wanted
-        self.rows.req_to_token.rows[ours.number] = torch.zeros(len(tokens) + self.page, dtype=torch.int64)
         kv = SimpleNamespace(
-            req_pool_idx=ours.number, cache_inserted_len=0, cache_protected_len=hit, swa_evict_floor=0
+            req_pool_idx=ours.number, cache_inserted_len=0, cache_protected_len=0, swa_evict_floor=0
         )
         req = SimpleNamespace(
-            kv=kv, extra_key=None, cache_salt=salt, priority=0, origin_input_ids=array("q", ours.prompt),
-            full_untruncated_fill_ids=tokens, lock=lock, last_node=match.last_device_node, slots=hit + wanted,
+            kv=kv, rid=str(ours.number), extra_key=None, cache_salt=str(ours.root), priority=self.priority[ours.number], session=None,
+            session_id=None, kv_rotation_base=None, origin_input_ids=array("q", ours.prompt), prefix_len=0, lock=None,
+            full_untruncated_fill_ids=tokens, finished=lambda: False, _compute_max_prefix_len=lambda n: n - 1,
         )  # fmt: skip
+        match_kv_cache(req, self.tree, tokens, max_prefix_len=max(length - 1, 0))
+        hit = kv.cache_protected_len = req.prefix_len
+        req.lock = self.tree.lock(req.last_node)
+        wanted = self._whole(length) - hit
+        if wanted > self.allocator.available_size() + self.tree.evictable_size():
+            self.tree.unlock(req.lock)
+            return None
+        row = torch.zeros(self._whole(len(tokens)) + self.page, dtype=torch.int64)
+        row[:hit] = self.tree.path_device_indices(req.last_node)
+        row[hit : hit + wanted] = self._take(wanted)
+        self.rows.rows[ours.number] = row
+        req.slots = hit + wanted
         self.running[ours.number] = req
-        tree.checkpoint(req, up_to=length)
         return hit
+
+    def computed(self, ours, length):
+        self.tree.checkpoint(self.running[ours.number], up_to=length)
 
     def grow(self, ours, length):
         req = self.running[ours.number]
-        more = -(-length // self.page) * self.page - req.slots
-        self._evict(more - self.allocator.free_slots)
-        if more > self.allocator.free_slots:
-            return False
-        self.allocator.free_slots -= more
-        req.slots += more
+        wanted = self._whole(length)
+        if wanted > req.slots:
+            found = self._take(wanted - req.slots)
+            if found is None:
+                return False
+            self.rows.rows[ours.number][req.slots : wanted] = found
+            req.slots = wanted
         return True
 
     def release(self, ours, ended):
         req = self.running.pop(ours.number)
         if ended:
+            req.finished = lambda: True
             self.tree.checkpoint(req, up_to=ours.final)
-        self.allocator.free_slots += req.slots - req.kv.cache_protected_len
+        kept = req.kv.cache_protected_len
+        self.allocator.free_segment(self.rows.rows.pop(ours.number)[kept : req.slots], start_pos=kept)
         self.tree.unlock(req.lock)
+
+    def check(self):
+        """Every slot is either free or in the tree, once."""
+        size = self.tree.total_size()
+        size = size[0] if isinstance(size, tuple) else size
+        assert size + self.allocator.available_size() == self.total
+        if size:
+            pages = torch.unique(self.tree.all_values_flatten() // self.page)
+            free = torch.cat((self.allocator.get_all_free_pages(), pages))
+            assert len(torch.unique(free)) == self.total // self.page
 
 
 for line in sys.stdin:
     asked = json.loads(line)
     requests = [Ours(r[0], tuple(r[1]), tuple(r[2]), *r[3:]) for r in asked["requests"]]
     pages, page = asked["pages"], asked["page"]
-    model = Cache(pages, page, asked["policy"])
-    done = drive(requests, model, max(16, page), pages * page)
-    assert model.tree.total_size() + model.allocator.free_slots == pages * page
+    priority = asked.get("priority") or [0] * len(requests)
+    model = Cache(pages, page, asked["policy"], asked["tree"], priority)
+    driven = FirstTokens(model, late=asked["prefill"] == "first token")
+    done = drive(requests, driven, max(asked["quantum"], page), pages * page)
+    model.check()
     print(
         json.dumps(
             {"hits": done.hits, "waited": done.waited, "preempted": done.preempted, "evicted": model.evicted}

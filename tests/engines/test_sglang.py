@@ -1,4 +1,4 @@
-"""SGLang's own radix cache, request by request."""
+"""SGLang's own prefix cache, request by request: the one that a server makes, and the two that it grew from."""
 
 from __future__ import annotations
 
@@ -9,26 +9,34 @@ import pytest
 from tests import lab
 from traceprof.caches import sglang
 
-
-def ours(requests, pages, page, policy):
-    return sglang.simulate(lab.traffic_of(requests), pages * page, page_size=page, policy=policy)
+TREES = ("rust", "python", "radix")  # UnifiedRadixCache and the cores that it can have, RadixCache
 
 
-def test_hits_and_evictions_of_random_traces_are_those_of_sglang():
+def ours(requests, pages, page, priority=None, **options):
+    given = None if priority is None else np.array(priority, np.int64)
+    return sglang.simulate(lab.traffic_of(requests), pages * page, page_size=page, priority=given, **options)
+
+
+def settings(i, requests):
+    """A different one for each of some dozens of traces."""
+    page = (1, 4, 16)[i % 3]
+    return {
+        "pages": (60, 90, 130, 300)[i % 4] // page,
+        "page": page,
+        "policy": sglang.POLICIES[i // 3 % 4],
+        "prefill": sglang.PREFILLS[i // 12 % 2],
+        "quantum": (16, 1)[i // 24 % 2],
+        "priority": np.random.default_rng(i).integers(-1, 2, len(requests)).tolist(),
+    }
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_hits_and_evictions_of_random_traces_are_those_of_sglang(tree):
     """1,000 traces of sessions that branch and overlap, most of them short of room, under each policy."""
-    traces = [
-        (
-            requests,
-            {
-                "pages": (60, 90, 130, 300)[i % 4] // (1, 4, 16)[i % 3],
-                "page": (1, 4, 16)[i % 3],
-                "policy": sglang.POLICIES[i // 3 % 4],
-            },
-        )
-        for i, requests in enumerate(lab.many(22, roots=2, output=40))
-    ]
+    traces = [(r, settings(i, r)) for i, r in enumerate(lab.many(22, roots=2, output=40))]
+    asked = [(requests, {**options, "tree": tree}) for requests, options in traces]
     seen = np.zeros(3, int)
-    for (requests, options), theirs in zip(traces, oracle.answers("sglang", traces), strict=True):
+    for (requests, options), theirs in zip(traces, oracle.answers("sglang", asked), strict=True):
         found = ours(requests, **options)
         assert found.hit_tokens.tolist() == theirs["hits"]
         assert (found.waited, found.preempted) == (theirs["waited"], theirs["preempted"])
@@ -39,12 +47,14 @@ def test_hits_and_evictions_of_random_traces_are_those_of_sglang():
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
 @pytest.mark.parametrize("policy", ["lru", "slru"])
-def test_hits_of_a_long_chat_log_are_those_of_sglang(share, policy):
-    """300 requests in ten times the random traces' length, and whatever TRACEPROF_DATA holds."""
+def test_hits_of_long_traces_are_those_of_sglang(share, policy):
+    """300 requests of ten times the random traces' length, and whatever TRACEPROF_DATA holds."""
     rows = []
     for label, requests, block in oracle.long_traces():
-        options = {"pages": oracle.room(requests, share), "page": 1, "policy": policy}
-        (theirs,) = oracle.answers("sglang", [(requests, options)])
+        options = {
+            "pages": oracle.room(requests, share), "page": 1, "policy": policy, "prefill": "first token", "quantum": 16,
+        }  # fmt: skip
+        (theirs,) = oracle.answers("sglang", [(requests, {**options, "tree": "rust"})])
         found = ours(requests, **options)
         rows.append(
             oracle.compared(label, f"{options}, 1 = {block}", requests, theirs["hits"], found.hit_tokens)

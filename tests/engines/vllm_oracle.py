@@ -1,5 +1,10 @@
-"""vLLM's own KVCacheManager under our clock; run by vLLM's interpreter, see `oracle.answers`."""
+"""vLLM's own KVCacheManager under our clock; run by vLLM's interpreter, see `oracle.answers`.
 
+A task with "scheduler" runs through vLLM's own scheduler instead, which has a clock of its own: steps.
+OLDER may name a folder with another release's package, which is then run beside the same torch.
+"""
+
+import inspect
 import json
 import os
 import sys
@@ -7,8 +12,15 @@ import sys
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import torch
+from absent import Absent
 from drive import Request as Ours
 from drive import drive
+
+if older := os.environ.get("OLDER"):
+    sys.path.insert(0, older)
+    sys.meta_path.append(Absent(lambda name: name.split(".")[0] == "gguf"))
+
+import vllm
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_manager import KVCacheManager
@@ -23,13 +35,10 @@ class Manager:
         config = KVCacheConfig(
             num_blocks=total, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
         )
-        self.manager = KVCacheManager(
-            config,
-            max_model_len=1 << 20,
-            scheduler_block_size=block,
-            hash_block_size=block,
-            enable_kv_cache_events=True,
-        )
+        options = {"max_model_len": 1 << 20, "hash_block_size": block, "enable_kv_cache_events": True}
+        if "scheduler_block_size" in inspect.signature(KVCacheManager).parameters:
+            options["scheduler_block_size"] = block
+        self.manager = KVCacheManager(config, **options)
         self.hasher = get_request_block_hasher(block, sha256)
         self.requests = {}
         self.evicted = 0
@@ -49,7 +58,7 @@ class Manager:
             self.requests[ours.number] = request
         request.num_computed_tokens = 0
         assert request.num_tokens == length
-        blocks, hit, _ = self.manager.get_computed_blocks(request)
+        blocks, hit, *_ = self.manager.get_computed_blocks(request)
         got = self.manager.allocate_slots(request, length - hit, hit, blocks, full_sequence_must_fit=True)
         self._events()
         if got is None:
@@ -84,14 +93,92 @@ class Manager:
             del self.requests[ours.number]
 
 
+class Steps:
+    """vLLM's scheduler as it is by default: a step is scheduled before the tokens of the one before it are known.
+
+    Times of requests count steps; what a request answers is in the log, so no model runs.
+    """
+
+    def __init__(self, total, block):
+        from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
+        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+        from vllm.v1.structured_output import StructuredOutputManager
+
+        longest = 8192
+        config = VllmConfig(
+            model_config=ModelConfig(os.environ["MODEL"], dtype="float32", skip_tokenizer_init=True),
+            cache_config=CacheConfig(block_size=block),
+            scheduler_config=SchedulerConfig(
+                max_num_seqs=256, max_num_batched_tokens=longest, max_model_len=longest, is_encoder_decoder=False,
+                async_scheduling=True,
+            ),
+            device_config=DeviceConfig("cpu"),
+        )  # fmt: skip
+        config.cache_config.num_gpu_blocks = total
+        spec = FullAttentionSpec(block_size=block, num_kv_heads=1, head_size=1, dtype=torch.float32)
+        blocks = KVCacheConfig(
+            num_blocks=total, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
+        )
+        self.scheduler = AsyncScheduler(
+            config, blocks, StructuredOutputManager(config), block_size=block, hash_block_size=block
+        )
+        self.hasher = get_request_block_hasher(block, sha256)
+        self.most = (total - 1) * block
+        self.ours, self.theirs = {}, {}
+
+    def _add(self, ours):
+        name = str(ours.number)
+        sampling = SamplingParams(max_tokens=len(ours.output), ignore_eos=True)
+        request = Request(
+            name, list(ours.prompt), sampling, None, cache_salt=str(ours.root), block_hasher=self.hasher
+        )
+        self.ours[name], self.theirs[name] = ours, request
+        self.scheduler.add_request(request)
+
+    def _sampled(self, name):
+        """The next token of the log; behind its end, where a step was scheduled for nothing, any."""
+        tokens, known = self.ours[name].tokens, self.theirs[name].num_tokens
+        return [tokens[known] if known < len(tokens) else 0]
+
+    def run(self, requests):
+        from vllm.v1.outputs import ModelRunnerOutput
+
+        waiting = [r for r in requests if r.final <= self.most]
+        hits, admitted = [-1] * len(requests), {}
+        now, pending = 0, None
+        while waiting or pending or self.scheduler.has_unfinished_requests():
+            if waiting and not pending and not self.scheduler.has_unfinished_requests():
+                now = max(now, waiting[0].arrival)
+            while waiting and waiting[0].arrival <= now:
+                self._add(waiting.pop(0))
+            step = self.scheduler.schedule()
+            for new in step.scheduled_new_reqs:
+                hits[int(new.req_id)] = new.num_computed_tokens
+                admitted[new.req_id] = now
+            if pending:
+                names = list(pending.num_scheduled_tokens)
+                places = {name: i for i, name in enumerate(names)}
+                sampled = [self._sampled(name) for name in names]
+                self.scheduler.update_from_output(pending, ModelRunnerOutput(names, places, sampled))
+            pending = step if step.num_scheduled_tokens else None
+            now += 1
+        return {
+            "hits": hits,
+            "waited": sum(at > self.ours[name].arrival for name, at in admitted.items()),
+            "preempted": sum(request.num_preemptions for request in self.theirs.values()),
+        }
+
+
+def said(asked):
+    requests = [Ours(r[0], tuple(r[1]), tuple(r[2]), *r[3:]) for r in asked["requests"]]
+    total, block = asked["total"], asked["block"]
+    if asked.get("scheduler"):
+        return Steps(total, block).run(requests)
+    model = Manager(total, block)
+    done = drive(requests, model, block, (total - 1) * block)
+    return {"hits": done.hits, "waited": done.waited, "preempted": done.preempted, "evicted": model.evicted}
+
+
 init_none_hash(sha256)
 for line in sys.stdin:
-    asked = json.loads(line)
-    requests = [Ours(r[0], tuple(r[1]), tuple(r[2]), *r[3:]) for r in asked["requests"]]
-    model = Manager(asked["total"], asked["block"])
-    done = drive(requests, model, asked["block"], (asked["total"] - 1) * asked["block"])
-    print(
-        json.dumps(
-            {"hits": done.hits, "waited": done.waited, "preempted": done.preempted, "evicted": model.evicted}
-        )
-    )
+    print(json.dumps(said(json.loads(line)) | {"release": vllm.__version__}))

@@ -1,13 +1,17 @@
-"""TensorRT-LLM's prefix cache: a tree of blocks of 32, evicted by priority and then least recently used, with partial reuse.
+"""TensorRT-LLM's prefix cache: a tree of blocks of 32 whose last may be partly filled, and partial reuse.
 
-Read in TensorRT-LLM's C++ manager (`cpp/tensorrt_llm/batch_manager/evictionPolicy.cpp`, `kvCacheManager.cpp`, commit
-05a9191) and `docs/source/features/kvcache.md`; its Python manager "v2", which some models prefer, differs.
+Read in TensorRT-LLM's C++ manager, "V1" (`cpp/tensorrt_llm/batch_manager/kvCacheManager.cpp`, `evictionPolicy.cpp`, with
+the lookup tree of early 2026), and where its PyTorch backend calls it (`_torch/pyexecutor/resource_manager.py`):
 
-* Blocks enter the tree as they are filled. Where an equal block is there already the old one stays in the tree.
-* All requests have the default retention priority, so the queue of free blocks is plain LRU by release, a request's
-  last block first: only leaves reach its front.
-* `enable_partial_reuse` (default): of the first block that does not match as a whole, the tokens that do are copied.
-  So a hit is counted in tokens, up to n - 1: one token must be computed.
+* A request is admitted when there is room for its prompt and all that it may generate (GUARANTEED_NO_EVICT, the
+  default): it waits for that, but is never thrown out later. Blocks that running requests hold count as there.
+* A prompt's full blocks enter the tree when its prefill is done; what was generated, and the last block, though it is not
+  full, when the request ends. Where an equal block is there the old one stays, and the request's own is known for nothing.
+* A lookup takes the prompt without its last token, block by block. Of the first block that does not match as a whole it
+  takes the tokens that do (`enable_partial_reuse`): a block that is in use or not a leaf is copied; a leaf that nobody
+  uses is taken out of the tree and over, and with it goes what else it held.
+* Free blocks queue up at release, a request's last block first, those known for nothing as all others (all requests have
+  the same retention priority). A block that is used again takes all behind it out of the tree.
 """
 
 from __future__ import annotations
@@ -17,8 +21,11 @@ from traceprof.caches.traffic import Outcome, Traffic
 LABEL = "TensorRT-LLM"
 BLOCK_SIZE = 32
 ASSUMPTIONS = (
-    "the C++ block manager with its defaults: block reuse and partial reuse on, blocks of 32 tokens, no host cache",
-    "every request has the default retention priority (35); a block that matches in part is copied, not taken over",
+    "the C++ block manager (V1) under the PyTorch backend, blocks of 32 tokens, block reuse and partial reuse on, no host cache",
+    "scheduler GUARANTEED_NO_EVICT, which is the default; some models prefer the block manager V2, which differs",
+    "max_tokens is what was generated: a request is admitted when all of it fits",
+    "every request has the default retention priority; a prompt is prefilled in one piece and in the tree at once",
+    "of blocks that match equally far the one stored last is taken, where TensorRT-LLM's choice is arbitrary",
     "read from source and held against a slow twin; no TensorRT-LLM runs without an NVIDIA GPU",
 )
 
@@ -26,17 +33,15 @@ ASSUMPTIONS = (
 def simulate(
     traffic: Traffic, capacity_tokens: int, *, block_size: int = BLOCK_SIZE, partial_reuse: bool = True
 ) -> Outcome:
-    """The traffic through a pool of capacity_tokens // block_size blocks.
+    """The traffic through capacity_tokens // block_size blocks.
 
     >>> two = Traffic.of_lists([([1, 2, 3, 4], [], 0, 1), ([1, 2, 3, 9], [], 2, 3)])
     >>> simulate(two, 100, block_size=2).hit_tokens.tolist()
     [0, 3]
     """
-    from traceprof.kernels.block_pool import KEEP_OLD, block_pool
+    from traceprof.kernels.tensorrt_llm import tensorrt_llm
 
-    total = capacity_tokens // block_size + 1  # the pool never uses its block 0
-    clock = traffic.clock(quantum=block_size, limit=(total - 1) * block_size)
-    evicted = block_pool(
-        traffic.paths(), clock, block_size, total, prepend=1, equal=KEEP_OLD, partial=int(partial_reuse)
-    )
-    return Outcome.of(clock, int(evicted) * block_size)
+    total = capacity_tokens // block_size
+    clock = traffic.clock(quantum=block_size, limit=total * block_size - 1)
+    evicted = tensorrt_llm(traffic.paths(), clock, block_size, total, int(partial_reuse))
+    return Outcome.of(clock, int(evicted))

@@ -44,7 +44,7 @@ def command(trace: str, engines: tuple[str, ...], as_json: bool, quiet: bool, **
     sized = Machine.of(**machine)
     with opt.progress(quiet or as_json) as say:
         lab = open_lab(open_trace(trace), say)
-        found = machine_part(lab, sized, engines or ENGINES, always_marks=True, progress=say)
+        found = machine_part(lab, sized, engines or ENGINES, progress=say)
     if as_json:
         opt.print_json(found)
     else:

@@ -1,13 +1,8 @@
-"""A pool of blocks under chained hashes with one queue of free blocks: vLLM's, and those of LMDeploy and TensorRT-LLM.
+"""A pool of blocks under chained hashes with one queue of free blocks: vLLM's, and LMDeploy's (`traceprof.kernels.lmdeploy`).
 
 Freed blocks queue up, a request's last block first, and keep their content until they are taken from the front. Whoever
 holds a block holds all before it, so in the queue a block stands before those that it continues: the front is a leaf of
-the tree of cached blocks. What the engines differ in:
-
-* vLLM keeps equal blocks side by side; a lookup finds the one that was cached first (KEEP_BOTH).
-* LMDeploy gives a request the block that is already there, and frees the request's own (SHARE_ONE).
-* TensorRT-LLM leaves the request its own block, which is cached for nothing (KEEP_OLD), and copies of the first block
-  that does not match as a whole the tokens that do (partial).
+the tree of cached blocks. vLLM keeps equal blocks side by side; a lookup finds the one that was cached first.
 """
 
 from __future__ import annotations
@@ -26,9 +21,6 @@ I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 
 
-KEEP_BOTH, SHARE_ONE, KEEP_OLD = range(3)
-
-
 class Pool(NamedTuple):
     """Physical blocks; block 0 is never used (vLLM's null block). The last entry of before/after is the queue's ring."""
 
@@ -39,8 +31,6 @@ class Pool(NamedTuple):
     first: I32  # [prefix number] the block that was cached for it first, -1: none
     older: I32  # [block] other blocks of the same prefix, a ring in the order in which they were cached
     newer: I32
-    ends_in: I32  # [block] the static node in which the prefix ends that it is cached for
-    beyond: I32  # [static node] cached blocks that go on behind its end; empty where nobody asks
     tally: I64  # [2] free blocks, evictions
 
 
@@ -56,7 +46,7 @@ class Tables(NamedTuple):
 
 
 @jit
-def empty_pool(total: Int, prefixes: Int, nodes: Int = 0) -> Pool:
+def empty_pool(total: Int, prefixes: Int) -> Pool:
     """Blocks 1 to total - 1, all of them free, for so many different prefixes."""
     pool = Pool(
         np.empty(total + 1, np.int32),
@@ -66,8 +56,6 @@ def empty_pool(total: Int, prefixes: Int, nodes: Int = 0) -> Pool:
         np.full(prefixes, -1, np.int32),
         np.empty(total, np.int32),
         np.empty(total, np.int32),
-        np.empty(total, np.int32),
-        np.zeros(nodes, np.int32),
         np.zeros(2, np.int64),
     )
     pool.before[total] = total
@@ -103,19 +91,10 @@ def enqueue(pool: Pool, block: Int, before: Int) -> None:
 
 @jit
 def dequeue(pool: Pool, block: Int) -> None:
+    """Take a block out of the queue, wherever it stands."""
     pool.after[pool.before[block]] = pool.after[block]
     pool.before[pool.after[block]] = pool.before[block]
     pool.tally[0] -= 1
-
-
-@jit
-def _beyond(pool: Pool, p: Paths, size: Int, node: Int, end: Int, change: Int) -> None:
-    """Count a cached block, which ends in a node at that depth, at the nodes whose end it passes."""
-    u = np.int64(p.parent[node])
-    while u >= 0 and p.end[u] > end - size:
-        if p.end[u] < end:
-            pool.beyond[u] += change
-        u = np.int64(p.parent[u])
 
 
 @jit
@@ -129,6 +108,7 @@ def node_of(p: Paths, request: Int, depth: Int) -> Int:
 
 @jit
 def publish(pool: Pool, block: Int, number: Int) -> None:
+    """Cache a block for a prefix, behind those that are cached for it already."""
     pool.holds[block] = number
     first = pool.first[number]
     if first < 0:
@@ -141,40 +121,6 @@ def publish(pool: Pool, block: Int, number: Int) -> None:
         pool.older[block] = last
         pool.newer[block] = first
         pool.older[first] = block
-
-
-@jit
-def _fill(
-    pool: Pool, p: Paths, size: Int, table: I32, at: Int, number: Int, request: Int, k: Int, equal: Int
-) -> None:
-    """Block k of a request, table[at], is full: cache it, where the prefix is not cached yet; see SHARE_ONE, KEEP_OLD."""
-    old = pool.first[number]
-    if old < 0:
-        publish(pool, table[at], number)
-        if pool.beyond.shape[0] > 0:
-            end = (k + 1) * size
-            node = node_of(p, request, end)
-            pool.ends_in[table[at]] = node
-            _beyond(pool, p, size, node, end, 1)
-    elif equal == SHARE_ONE:
-        if pool.used[old] == 0:
-            dequeue(pool, old)
-        pool.used[old] += 1
-        own = table[at]
-        pool.used[own] = 0
-        enqueue(pool, own, pool.after[pool.after.shape[0] - 1])
-        table[at] = old
-
-
-@jit
-def _uncount(pool: Pool, p: Paths, base: I64, size: Int) -> None:
-    """The first free block is about to lose what it was cached for."""
-    block = pool.after[pool.after.shape[0] - 1]
-    number = pool.holds[block]
-    if number >= 0:
-        node = np.int64(pool.ends_in[block])
-        end = (number - base[node] + p.begin[node] // size + 1) * size
-        _beyond(pool, p, size, node, end, -1)
 
 
 @jit
@@ -242,26 +188,13 @@ def release(pool: Pool, tables: Tables, table: I32, request: Int, prepend: Int) 
 
 
 @jit
-def _partial(pool: Pool, p: Paths, size: Int, request: Int, known: Int, most: Int) -> Int:
-    """Tokens behind the first `known` that some cached block begins with, at most so many that `most` are known."""
-    u = np.int64(p.node[request])
-    while u >= 0 and p.end[u] > known:
-        if p.end[u] < known + size and pool.beyond[u] > 0:
-            return max(0, min(p.end[u], most) - known)
-        u = np.int64(p.parent[u])
-    return 0
-
-
-@jit
-def block_pool(p: Paths, c: Clock, block: Int, total: Int, prepend: Int, equal: Int, partial: Int) -> Int:
+def block_pool(p: Paths, c: Clock, block: Int, total: Int, prepend: Int) -> Int:
     """Requests through blocks 1 to total - 1 of `block` tokens. Fills c.hits; returns how many cached blocks were evicted.
 
     prepend   1: of freed blocks those that are cached for nothing are used again first; 0: all queue up at the end
-    equal     what becomes of a block that is cached already: KEEP_BOTH, SHARE_ONE, KEEP_OLD
-    partial   1: of the block behind the last hit the tokens that match are copied
     """
     base = block_base(p, block)
-    pool = empty_pool(total, base[base.shape[0] - 1], p.parent.shape[0] if partial else 0)
+    pool = empty_pool(total, base[base.shape[0] - 1])
     tables = empty_tables(c.prompt.shape[0])
     table = np.empty(max(1024, 2 * total), np.int32)
     numbers = np.empty(longest(p)[1] // block + 1, np.int32)
@@ -284,14 +217,6 @@ def block_pool(p: Paths, c: Clock, block: Int, total: Int, prepend: Int, equal: 
             if wanted - hit + idle > pool.tally[0]:
                 refused(c)
                 continue
-            tokens = hit * block
-            if partial:
-                if (
-                    hit < length // block and pool.first[numbers[hit]] >= 0
-                ):  # whole, but one token is to be computed
-                    tokens = length - 1
-                else:
-                    tokens += _partial(pool, p, block, r, tokens, length - 1)
             table = region(tables, table, r, max(1, (c.final[r] + block - 1) // block))
             begin = tables.where[r]
             for k in range(hit):
@@ -301,34 +226,23 @@ def block_pool(p: Paths, c: Clock, block: Int, total: Int, prepend: Int, equal: 
                 pool.used[found] += 1
                 table[begin + k] = found
             for k in range(hit, wanted):
-                if partial:
-                    _uncount(pool, p, base, block)
                 table[begin + k] = fresh(pool)
             tables.size[r] = wanted
             tables.cached[r] = length // block
             for k in range(hit, length // block):
-                if equal == KEEP_BOTH:
-                    publish(pool, table[begin + k], numbers[k])
-                else:
-                    _fill(pool, p, block, table, begin + k, numbers[k], r, k, equal)
-            admitted(c, r, tokens)
+                publish(pool, table[begin + k], numbers[k])
+            admitted(c, r, hit * block)
         elif kind == GROW:
             if wanted - tables.size[r] > pool.tally[0]:
                 release(pool, tables, table, preempted(c), prepend)
                 continue
             begin = tables.where[r]
             for k in range(tables.size[r], wanted):
-                if partial:
-                    _uncount(pool, p, base, block)
                 table[begin + k] = fresh(pool)
             tables.size[r] = wanted
             for k in range(tables.cached[r], length // block):
                 node = node_of(p, r, (k + 1) * block)
-                number = base[node] + k - p.begin[node] // block
-                if equal == KEEP_BOTH:
-                    publish(pool, table[begin + k], number)
-                    continue
-                _fill(pool, p, block, table, begin + k, number, r, k, equal)
+                publish(pool, table[begin + k], base[node] + k - p.begin[node] // block)
             tables.cached[r] = length // block
             grown(c, r, length)
         else:

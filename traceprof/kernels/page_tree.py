@@ -1,4 +1,4 @@
-"""A radix cache of pages, evicted leaf by leaf: SGLang's, and TGI's after it.
+"""SGLang's radix cache of pages, evicted leaf by leaf.
 
 A cached node covers the pages (top, end] of a path of the static tree, down to the static node `tail`; `home` is the
 static node in which its first page ends. Equal states are the same page of the same static node, so the child that goes
@@ -13,7 +13,26 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from traceprof.kernels.clock import ADMIT, DONE, GROW, Clock, admitted, ended, grown, preempted, refused, step
+from traceprof.kernels.clock import (
+    _HEAP as _COMPUTING,
+)
+from traceprof.kernels.clock import (
+    _TIME as _NOW,
+)
+from traceprof.kernels.clock import (
+    ADMIT,
+    DONE,
+    GROW,
+    Clock,
+    _push,
+    _take,
+    admitted,
+    ended,
+    grown,
+    preempted,
+    refused,
+    step,
+)
 from traceprof.kernels.jit import jit
 from traceprof.kernels.paths import Paths, longest, path
 
@@ -22,7 +41,7 @@ I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 
 LRU, LFU, SLRU, PRIORITY = range(4)
-_AGE = np.int64(1) << 44  # a policy's first criterion stands above the time
+_AGE = np.int64(1) << 36  # a policy's first criterion, up to 2^26, stands above the time: 2 for each lookup
 
 NODE = np.dtype(
     [
@@ -44,7 +63,7 @@ NODE = np.dtype(
 )
 
 # fields of _Tree.tally
-_USED, _SPARE, _HEAP, _TIME, _MARK, _FREE, _EVICTABLE, _EVICTED, _POLICY, _CUTS = range(10)
+_USED, _SPARE, _HEAP, _TIME, _MARK, _FREE, _EVICTABLE, _EVICTED, _POLICY = range(9)
 
 
 class _Tree(NamedTuple):
@@ -160,22 +179,13 @@ def _leave_home(t: _Tree, v: Int) -> None:
 
 @jit
 def _evict(t: _Tree, pages: Int) -> None:
-    """Throw out leaves until at least so many pages are free: whole ones, or of the last one only what is needed."""
+    """Throw out whole leaves until at least so many pages are free."""
     gone = 0
     while gone < pages:
         v = _pop(t)
         if v < 0:
             break
         size = t.nodes[v].end - t.nodes[v].top
-        if t.tally[_CUTS] and gone + size > pages:
-            t.nodes[v].end -= pages - gone
-            tail = np.int64(t.nodes[v].tail)
-            while t.p.begin[tail] >= t.nodes[v].end:
-                tail = np.int64(t.p.parent[tail])
-            t.nodes[v].tail = tail
-            _offer(t, v)
-            gone = pages
-            break
         gone += size
         _leave_home(t, v)
         above = t.nodes[v].above
@@ -308,17 +318,17 @@ def _roomy(t: _Tree) -> _Tree:
 
 @jit
 def _checkpoint(
-    t: _Tree, c: Clock, r: Int, tokens: Int, page: Int, stands: I32, own: I64, known: I64
+    t: _Tree, c: Clock, r: Int, tokens: Int, page: Int, priority: Int, stands: I32, own: I64, known: I64
 ) -> None:
     """Give the request's full pages to the tree, cut at the end of its prompt, and pin it there."""
     pages = tokens // page
-    at, matched = _walk(t, r, pages, 1, known[r], 0)
+    at, matched = _walk(t, r, pages, 1, known[r], priority)
     known[r] = max(known[r], pages)
     prompt = c.prompt[r] // page
     if 0 < prompt < pages:
-        _walk(t, r, prompt, 1, prompt, 1)
+        _walk(t, r, prompt, 1, prompt, priority + 1)
     t.tally[_FREE] += max(0, matched - own[r])  # what others had put there meanwhile
-    # SGLang looks the whole up once more here: that finds `at` again (cutting keeps the lower node) and changes no order
+    # RadixCache looks the whole up once more here: that finds `at` again (cutting keeps the lower node), changes no order
     own[r] = pages
     _lock(t, at, 1)
     _lock(t, np.int64(stands[r]), -1)
@@ -326,8 +336,8 @@ def _checkpoint(
 
 
 @jit
-def _empty(p: Paths, page: Int, total: Int, policy: Int, cuts: Int) -> _Tree:
-    """A tree without nodes and `total` free pages; cuts: whether eviction may take a part of a leaf."""
+def _empty(p: Paths, page: Int, total: Int, policy: Int) -> _Tree:
+    """A tree without nodes and `total` free pages."""
     static = p.parent.shape[0]
     widest = longest(p)[0] + 1
     room = 1024
@@ -341,28 +351,43 @@ def _empty(p: Paths, page: Int, total: Int, policy: Int, cuts: Int) -> _Tree:
         np.empty(widest, np.int64),
         np.empty(room, np.int64),
         np.empty(room, np.int32),
-        np.zeros(10, np.int64),
+        np.zeros(9, np.int64),
     )
     t.tally[_SPARE] = -1
     t.tally[_FREE] = total
     t.tally[_POLICY] = policy
-    t.tally[_CUTS] = cuts
     return t
 
 
 @jit
-def sglang(p: Paths, c: Clock, page: Int, total: Int, policy: Int) -> Int:
-    """Requests through a cache of `total` pages. Fills c.hits; returns how many cached pages were evicted."""
+def sglang(
+    p: Paths, c: Clock, prefills: Clock, late: Int, page: Int, total: Int, policy: Int, priority: I64
+) -> Int:
+    """Requests through a cache of `total` pages. Fills c.hits; returns how many cached pages were evicted.
+
+    prefills   its heap takes those whose prompt is being computed; the rest of it is not looked at
+    late       1: a prompt is in the tree when its request's first token comes; 0: at admission
+    priority   [request]
+    """
     requests = c.prompt.shape[0]
-    t = _empty(p, page, total, policy, 0)
+    t = _empty(p, page, total, policy)
     stands = np.full(requests, -1, np.int32)  # [request] the node that it pins
     own = np.zeros(requests, np.int64)  # [request] pages from which on its memory is its own, not the tree's
     held = np.zeros(requests, np.int64)  # [request] pages of its memory
     known = np.zeros(requests, np.int64)  # [request] pages that it has inserted before
+    computing = np.full(
+        requests, -1, np.int64
+    )  # [request] tokens that its prefill gives to the tree, -1: it is done
     while True:
         kind, r, length = step(c)
         if kind == DONE:
             break
+        while prefills.now[_COMPUTING] > 0 and prefills.heap_time[0] <= c.now[_NOW]:
+            done = prefills.heap_who[0]
+            _take(prefills, 0)
+            t = _roomy(t)
+            _checkpoint(t, c, done, computing[done], page, priority[done], stands, own, known)
+            computing[done] = -1
         if kind != GROW:  # evicting pops an entry of the heap for each that it pushes
             t = _roomy(t)
         wanted = (length + page - 1) // page
@@ -380,14 +405,21 @@ def sglang(p: Paths, c: Clock, page: Int, total: Int, policy: Int) -> Int:
             own[r] = hit
             held[r] = wanted
             known[r] = 0
-            _checkpoint(t, c, r, length, page, stands, own, known)
             admitted(c, r, hit * page)
+            computing[r] = length
+            _push(prefills, c.zero[r] + late * c.first[r], r)
         elif kind == GROW:
             more = wanted - held[r]
             if more > t.tally[_FREE]:
                 _evict(t, more - t.tally[_FREE])
             if more > t.tally[_FREE]:
                 victim = preempted(c)
+                if computing[victim] >= 0:
+                    computing[victim] = -1
+                    for i in range(prefills.now[_COMPUTING]):
+                        if prefills.heap_who[i] == victim:
+                            _take(prefills, i)
+                            break
                 t = _roomy(t)
                 t.tally[_FREE] += held[victim] - own[victim]
                 _lock(t, np.int64(stands[victim]), -1)
@@ -396,45 +428,8 @@ def sglang(p: Paths, c: Clock, page: Int, total: Int, policy: Int) -> Int:
             held[r] = wanted
             grown(c, r, length)
         else:
-            _checkpoint(t, c, r, length, page, stands, own, known)
+            _checkpoint(t, c, r, length, page, priority[r], stands, own, known)
             t.tally[_FREE] += held[r] - own[r]
-            _lock(t, np.int64(stands[r]), -1)
-            ended(c, r)
-    return t.tally[_EVICTED]
-
-
-@jit
-def tgi(p: Paths, c: Clock, page: Int, total: Int) -> Int:
-    """As `sglang`, as TGI does it: room for prompt and output at once, only prompts are kept, from their request's end on."""
-    requests = c.prompt.shape[0]
-    t = _empty(p, page, total, LRU, 1)
-    stands = np.full(requests, -1, np.int32)
-    own = np.zeros(requests, np.int64)  # [request] pages that were taken for it
-    while True:
-        kind, r, length = step(c)
-        if kind == DONE:
-            break
-        t = _roomy(t)
-        if kind == ADMIT:
-            at, hit = _walk(t, r, (length - 1) // page, 0, 0, 0)
-            _lock(t, at, 1)
-            wanted = (length + c.output[r] + page - 1) // page - hit
-            if wanted > t.tally[_FREE] + t.tally[_EVICTABLE]:
-                _lock(t, at, -1)
-                refused(c)
-                continue
-            if wanted > t.tally[_FREE]:
-                _evict(t, wanted - t.tally[_FREE])
-            t.tally[_FREE] -= wanted
-            stands[r] = at
-            own[r] = wanted
-            admitted(c, r, hit * page)
-        elif kind == GROW:
-            grown(c, r, length)
-        else:
-            pages = c.prompt[r] // page
-            _, matched = _walk(t, r, pages, 1, 0, 0)
-            t.tally[_FREE] += own[r] - (pages - matched)
             _lock(t, np.int64(stands[r]), -1)
             ended(c, r)
     return t.tally[_EVICTED]
