@@ -16,7 +16,7 @@ import click
 from traceprof import __version__
 from traceprof.errors import TraceprofError
 
-VERBS = ("run", "ingest", "tokenize", "profile", "report", "caches", "inspect", "formats")
+VERBS = ("run", "ingest", "tokenize", "profile", "report", "caches", "breakers", "inspect", "formats")
 
 
 class Verbs(click.Group):

@@ -44,6 +44,7 @@ def summary(
     _answer(profile, page)
     _hit_rates(profile, page)
     _engines(profile, page)
+    _breakers(profile, page)
     _prefixes(profile, page)
     _lengths(profile, page)
     _load(profile, page, folder)
@@ -186,15 +187,30 @@ def _engines(profile: Profile, page: _Page) -> None:
     for name in engines:
         rate = at(profile, "cache", "engines", name, "hit_rate")
         label = clean(at(profile, "cache", "engines", name, "label"), 20)
-        row = page.text(f"  {label:21}{percent(rate):>7}  ").append_text(page.bar(rate or 0.0, 16))
+        row = page.text(f"  {label:21}{percent(rate):>7}  ").append_text(page.bar(rate or 0.0, min(16, page.width - 34)))
         for note in _notes(profile, name):
             if len(row) + len(note) + 2 <= page.width:
                 row.append(f"  {note}", "dim")
+        row.rstrip()
         page.line(row)
     if not at(profile, "cache", "machine", "given"):
         page.prose(
             "Nobody said what it runs on: see --model-config, --gpu-memory, --capacity-tokens.", "dim", 2
         )
+
+
+def _breakers(profile: Profile, page: _Page) -> None:
+    """What costs most, and what to do about it."""
+    found = rows_of(profile, "breakers")
+    if not found:
+        return
+    page.head("What breaks sharing", clean(at(profile, "breakers_measured", "how"), 50))
+    for one in found[:PREFIXES]:
+        what = f"{short(at(one, 'lost_tokens'))} tokens  {clean(at(one, 'kind'), 30)}, {clean(at(one, 'where'), 60)}"
+        page.prose(what, "bold", indent=2)
+        page.prose(clean(at(one, "remedy"), 400), indent=4)
+    if len(found) > PREFIXES:
+        page.prose(f"and {len(found) - PREFIXES} more: traceprof breakers TRACE", indent=2)
 
 
 def _notes(profile: Profile, name: str) -> Iterator[str]:
