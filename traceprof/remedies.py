@@ -58,6 +58,19 @@ class Breakers(NamedTuple):
     how: str
 
 
+def _best_of_choices(
+    found: list[tuple[Finding, breakers.Candidate | None]],
+) -> list[tuple[Finding, breakers.Candidate | None]]:
+    """Of remedies that are two ways to mend one thing the one that saves more."""
+    best: dict[str, int] = {}
+    for i, (finding, candidate) in enumerate(found):
+        choice = candidate.choice if candidate is not None else ""
+        key = choice or f"#{i}"
+        if key not in best or finding.lost_tokens > found[best[key]][0].lost_tokens:
+            best[key] = i
+    return [found[i] for i in sorted(best.values())]
+
+
 class _Sample(NamedTuple):
     """Requests in the order of arrival, with their ids and the groups that can share a cache."""
 
@@ -66,6 +79,13 @@ class _Sample(NamedTuple):
     roots: NDArray[np.int64]
     merged: dict[str, NDArray[np.int64]]  # kind of split -> roots without it
     tokenizer: Tokenizer | None
+
+    def merged_together(self, kinds: set[str]) -> NDArray[np.int64]:
+        """The groups without the splits among these kinds."""
+        split = [k for k in ("model_split", "tenant_split") if k in kinds]
+        if len(split) == 2:
+            return np.zeros(len(self.ids), np.int64)
+        return self.merged[split[0]] if split else self.roots
 
 
 def find_breakers(
@@ -124,11 +144,13 @@ def find_breakers(
                     None,
                 )
             )
+        found = _best_of_choices(found)
         kept = [c for _, c in found if c is not None]
         kept.sort(key=lambda c: breakers.KINDS.index(c.kind))
         if kept:
             ids = _again(sample, kept)
-            together = _hits(ids, sample.roots) - before - max(0, sum(map(len, ids)) - whole)
+            roots = sample.merged_together({f.kind for f, _ in found})
+            together = _hits(ids, roots) - before - max(0, sum(map(len, ids)) - whole)
     findings = sorted((f for f, _ in found), key=lambda f: -f.lost_tokens)
     together = max([together, *(f.lost_tokens for f in findings)], default=0)
     return Breakers(findings, together, count, total, how)

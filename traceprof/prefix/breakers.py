@@ -65,9 +65,13 @@ VOLATILE = {
 }  # fmt: skip
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\S+")
+_PIECE = re.compile(r"\s+|[^\s.,;:!?]+|[.,;:!?]")
+_CAPITALIZED = re.compile(r"[A-Z][\w'’-]{0,40}|[.,;:!?]")
 
 MIN_SHARED = 160  # characters that a family must share behind the place where it parts
-_FEW_VERSIONS = 3  # of a text that many requests send: versions of a template; more are values
+_MOST_VERSIONS = 12  # of a template that are served at once
+_OFTEN = 4  # requests, on average, that send a version
+_MOST_OBJECTS = 20  # JSON objects of a text whose keys are sorted
 _LONG_SPAN = 120  # characters, from which a differing span is a document
 _MOST_TEXTS = 4000  # distinct texts of one place that are compared
 _SHINGLE = 4  # words
@@ -95,6 +99,7 @@ class Candidate(NamedTuple):
     prompts: list[int]  # that it touches
     fix: Callable[[int, Prompt], Prompt]  # of those prompts
     example: tuple[str, str]  # the place before and after
+    choice: str = ""  # of candidates with the same choice the one that saves most stands
 
 
 def find(prompts: Sequence[Prompt]) -> list[Candidate]:
@@ -176,17 +181,99 @@ def _around(text: str, at: int, width: int = 120) -> str:
 
 
 def _near_duplicates(prompts: Sequence[Prompt], place: int) -> list[Candidate]:
-    """Families of texts at one place of the prompt (0: the first message, 1: the second) that part early."""
+    """Texts at one place of the prompt (0: the first message, 1: the second) that say almost the same and part early."""
     owners: dict[str, list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
         text = _place_text(prompt, place)
-        if text is not None and len(text) >= MIN_SHARED:
+        if text:
             owners[text].append(i)
     texts = sorted(owners, key=lambda t: owners[t][0])[:_MOST_TEXTS]
-    found = []
-    for family in _families(texts):
+    found, texts = _values(prompts, place, texts, owners)
+    for family in _families([t for t in texts if len(t) >= MIN_SHARED]):
         found.extend(_of_family(prompts, place, family, owners))
     return found
+
+
+class _Value(NamedTuple):
+    kind: str
+    start: int
+    end: int
+
+
+def _values_in(text: str) -> list[_Value]:
+    """The values of a text that may change with every request, in order; where two patterns match the earlier kind counts."""
+    found: list[_Value] = []
+    for kind, pattern in VOLATILE.items():
+        for match in pattern.finditer(text):
+            start, end = match.span()
+            if all(end <= v.start or v.end <= start for v in found):
+                found.append(_Value(kind, start, end))
+    return sorted(found, key=lambda v: v.start)
+
+
+def _values(
+    prompts: Sequence[Prompt], place: int, texts: list[str], owners: dict[str, list[int]]
+) -> tuple[list[Candidate], list[str]]:
+    """Candidates for values that differ between texts which are otherwise equal, and the texts that are left, one for each such group."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    values = {text: _values_in(text) for text in texts}
+    for text in texts:
+        groups[_without(text, values[text], "\0")].append(text)
+    varying: dict[str, dict[str, list[_Value]]] = defaultdict(dict)  # kind -> text -> its values that vary
+    rest = []
+    for group in groups.values():
+        rest.append(max(group, key=lambda t: len(owners[t])))
+        if len(group) < 2:
+            continue
+        for k in range(len(values[group[0]])):
+            if len({t[values[t][k].start : values[t][k].end] for t in group}) > 1:
+                for t in group:
+                    varying[values[t][k].kind].setdefault(t, []).append(values[t][k])
+    found = []
+    for kind, of in varying.items():
+        members = sorted(i for t in of for i in owners[t])
+        first = max(of, key=lambda t: len(owners[t]))
+        at = of[first][0].start
+        where = f"{_role(prompts[members[0]], place)}, character {at}"
+        for whole_line in (False, True):
+            fix = _moving(place, of, whole_line)
+            fixed = _place_text(fix(0, prompts[owners[first][0]]), place) or ""
+            example = _around(first, at), _around(fixed, min(at, len(fixed)))
+            found.append(Candidate(kind, where, place, at, members, fix, example, f"{kind} {place}"))
+    return found, rest
+
+
+def _without(text: str, values: Sequence[_Value], instead: str = "") -> str:
+    parts, at = [], 0
+    for value in values:
+        parts.append(text[at : value.start])
+        at = value.end
+    return instead.join([*parts, text[at:]])
+
+
+def _moving(place: int, of: dict[str, list[_Value]], whole_line: bool) -> Callable[[int, Prompt], Prompt]:
+    """Move values, or the lines that they stand in, to the end of the last message."""
+
+    def fix(_: int, prompt: Prompt) -> Prompt:
+        text = _place_text(prompt, place)
+        if text is None or text not in of:
+            return prompt
+        spans = [_line(text, v) if whole_line else v for v in of[text]]
+        spans = [s for i, s in enumerate(spans) if i == 0 or s.start >= spans[i - 1].end]
+        moved = " ".join(text[s.start : s.end].strip() for s in spans)
+        return _replaced(prompt, place, _without(text, spans), "\n" + moved)
+
+    return fix
+
+
+def _line(text: str, value: _Value) -> _Value:
+    """The line of a value, with the empty lines behind it."""
+    start = text.rfind("\n", 0, value.start) + 1
+    end = text.find("\n", value.end)
+    end = len(text) if end < 0 else end
+    while end < len(text) and text[end] == "\n":
+        end += 1
+    return _Value(value.kind, start, end)
 
 
 def _families(texts: list[str]) -> list[list[str]]:
@@ -238,62 +325,61 @@ def _masked(text: str) -> str:
 def _of_family(
     prompts: Sequence[Prompt], place: int, family: list[str], owners: dict[str, list[int]]
 ) -> list[Candidate]:
-    """What tells the texts of a family apart: values, white space, a span in the middle, versions."""
+    """What tells the texts of a family apart: white space, keys of JSON, a span in the middle, versions."""
     found = []
     rest = family
-    for kind, pattern in VOLATILE.items():
+    for kind, plain in (("whitespace", _collapsed), ("json_key_order", _canonical)):
         groups: dict[str, list[str]] = defaultdict(list)
         for text in rest:
-            groups[pattern.sub("\0", text)].append(text)
-        varied = {masked: group for masked, group in groups.items() if len(group) > 1}
-        # what is left behind the first value must be worth sharing
-        varied = {m: g for m, g in varied.items() if len(m) - m.find("\0") >= MIN_SHARED}
-        if varied:
-            touched = {t: None for g in varied.values() for t in g}
-            found.append(_moving_values(prompts, place, kind, pattern, list(touched), owners))
-            # one of each group stands for it from here on
-            rest = [t for t in rest if t not in touched] + [g[0] for g in varied.values()]
-    spaces: dict[str, list[str]] = defaultdict(list)
-    for text in rest:
-        spaces[_SPACE.sub(" ", _masked(text)).strip()].append(text)
-    loose = [g for g in spaces.values() if len(g) > 1]
-    if loose:
-        found.append(_one_version(prompts, place, "whitespace", loose, owners))
-        rest = [g[0] for g in spaces.values()]
-    if len(rest) > 1:
-        often = sum(len(owners[t]) for t in rest) >= 4 * len(rest)
-        span = _span(rest)
-        if often and (len(rest) <= _FEW_VERSIONS or (span is None and len(rest) <= 4 * _FEW_VERSIONS)):
-            found.append(_one_version(prompts, place, "template_drift", [rest], owners))
-        elif span is not None:
-            found.append(_moving_span(prompts, place, rest, span, owners))
+            groups[plain(text)].append(text)
+        loose = [g for g in groups.values() if len(g) > 1]
+        if loose:
+            found.append(_one_version(prompts, place, kind, loose, owners))
+            rest = [max(g, key=lambda t: len(owners[t])) for g in groups.values()]
+    if len(rest) < 2:
+        return found
+    head, tail = _span(rest)
+    middles = {t: t[head : len(t) - tail] for t in rest}
+    said = [t for t in rest if middles[t].strip()]
+    repeated = sum(len(owners[t]) for t in said) / max(1, len(said))
+    if tail >= MIN_SHARED and len(said) > 1 and _are_names([middles[t] for t in said]):
+        found.append(_moving_span(prompts, place, "user_name", middles, owners, head))
+    elif len(rest) <= _MOST_VERSIONS and repeated >= _OFTEN:
+        found.append(_one_version(prompts, place, "template_drift", [rest], owners))
+    elif tail >= MIN_SHARED:
+        long = sum(len(middles[t]) for t in said) / max(1, len(said)) >= _LONG_SPAN
+        kind = "retrieved_documents" if long else "user_name"
+        found.append(_moving_span(prompts, place, kind, {t: middles[t] for t in said}, owners, head))
     return found
 
 
-def _moving_values(
-    prompts: Sequence[Prompt],
-    place: int,
-    kind: str,
-    pattern: re.Pattern[str],
-    texts: list[str],
-    owners: dict[str, list[int]],
-) -> Candidate:
-    members = sorted(i for t in texts for i in owners[t])
-    first = texts[0]
-    match = pattern.search(first)
-    at = match.start() if match else 0
+def _collapsed(text: str) -> str:
+    return _SPACE.sub(" ", text).strip()
 
-    def fix(_: int, prompt: Prompt) -> Prompt:
-        text = _place_text(prompt, place)
-        assert text is not None
-        values = (
-            pattern.findall(text) if pattern.groups == 0 else [m.group(0) for m in pattern.finditer(text)]
-        )
-        return _replaced(prompt, place, pattern.sub("", text), "\n" + " ".join(values))
 
-    fixed = _place_text(fix(0, prompts[members[0]]), place) or ""
-    where = f"{_role(prompts[members[0]], place)}, character {at}"
-    return Candidate(kind, where, place, at, members, fix, (_around(first, at), _around(fixed, at)))
+def _canonical(text: str) -> str:
+    """The text with the keys of its first JSON objects sorted."""
+    parts, at, seen = [], 0, 0
+    decoder = json.JSONDecoder()
+    while seen < _MOST_OBJECTS and (start := text.find('{"', at)) >= 0:
+        seen += 1
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            parts.append(text[at : start + 1])
+            at = start + 1
+            continue
+        parts += [text[at:start], _dumps(value, sort=True)]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _are_names(middles: list[str]) -> bool:
+    """Whether texts differ in capitalized words only."""
+    pieces = [_PIECE.findall(m) for m in middles]
+    head, tail = _span(pieces)
+    words = [p for piece in pieces for p in piece[head : len(piece) - tail] if p.strip()]
+    return 0 < len(words) <= 4 * len(middles) and all(_CAPITALIZED.fullmatch(w) for w in words)
 
 
 def _one_version(
@@ -310,49 +396,51 @@ def _one_version(
 
     def fix(_: int, prompt: Prompt) -> Prompt:
         text = _place_text(prompt, place)
-        assert text is not None
-        return _replaced(prompt, place, best.get(text, text), "")
+        return prompt if text is None or text not in best else _replaced(prompt, place, best[text], "")
 
     where = f"{_role(prompts[members[0]], place)}, character {at}"
     example = (_around(changed[0], at), _around(best[changed[0]], at))
     return Candidate(kind, where, place, at, members, fix, example)
 
 
-def _span(texts: list[str]) -> tuple[int, int] | None:
-    """(common prefix, common suffix) of texts that differ in one span before a long common end; None where they do not."""
-    shortest = min(map(len, texts))
-    head = min(_common(texts[0], t) for t in texts[1:])
-    tail = min(_common(texts[0][::-1], t[::-1]) for t in texts[1:])
-    tail = min(tail, shortest - head)
-    return (head, tail) if tail >= MIN_SHARED else None
+def _span(texts: Sequence[Sequence[str]]) -> tuple[int, int]:
+    """(common head, common tail) of texts, as characters where they are strings, cut where words end; or of lists of pieces."""
+    first = texts[0]
+    head = min(_common(first, t) for t in texts[1:])
+    tail = min(_common(first[::-1], t[::-1]) for t in texts[1:])
+    if isinstance(first, str):
+        while head and not first[head - 1].isspace():
+            head -= 1
+        while tail and not first[len(first) - tail].isspace():
+            tail -= 1
+    return head, min(tail, min(map(len, texts)) - head)
 
 
 def _moving_span(
     prompts: Sequence[Prompt],
     place: int,
-    texts: list[str],
-    span: tuple[int, int],
+    kind: str,
+    middles: dict[str, str],
     owners: dict[str, list[int]],
+    head: int,
 ) -> Candidate:
-    head, tail = span
-    members = sorted(i for t in texts for i in owners[t])
-    middles = [t[head : len(t) - tail] for t in texts]
-    kind = "retrieved_documents" if sum(map(len, middles)) / len(middles) >= _LONG_SPAN else "user_name"
+    members = sorted(i for t in middles for i in owners[t])
 
     def fix(_: int, prompt: Prompt) -> Prompt:
         text = _place_text(prompt, place)
-        assert text is not None
-        return _replaced(
-            prompt, place, text[:head] + text[len(text) - tail :], "\n" + text[head : len(text) - tail]
-        )
+        if text is None or text not in middles:
+            return prompt
+        middle = middles[text]
+        return _replaced(prompt, place, text[:head] + text[head + len(middle) :], "\n" + middle.strip())
 
-    fixed = _place_text(fix(0, prompts[members[0]]), place) or ""
+    first = max(middles, key=lambda t: len(owners[t]))
+    fixed = _place_text(fix(0, prompts[owners[first][0]]), place) or ""
     where = f"{_role(prompts[members[0]], place)}, character {head}"
-    return Candidate(kind, where, place, head, members, fix, (_around(texts[0], head), _around(fixed, head)))
+    return Candidate(kind, where, place, head, members, fix, (_around(first, head), _around(fixed, head)))
 
 
-def _common(a: str, b: str) -> int:
-    """Characters that two texts begin with in common."""
+def _common(a: Sequence[str], b: Sequence[str]) -> int:
+    """Characters, or pieces, that two texts begin with in common."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2
@@ -388,46 +476,44 @@ def _name(tool: Any) -> str:
 def _tools(prompts: Sequence[Prompt]) -> list[Candidate]:
     orders: dict[str, Counter[str]] = defaultdict(Counter)  # the same tools in whatever order -> orders seen
     keys: dict[str, Counter[str]] = defaultdict(Counter)  # the same list -> serializations seen
+    lists: dict[str, list[Any]] = {}
     of: list[tuple[str, str] | None] = []
     for prompt in prompts:
         if not isinstance(prompt.tools, list) or not prompt.tools:
             of.append(None)
             continue
-        listed = _dumps(prompt.tools, sort=True)
+        plain, listed = _dumps(prompt.tools), _dumps(prompt.tools, sort=True)
         same = _dumps(_by_name(prompt.tools), sort=True)
         orders[same][listed] += 1
-        keys[listed][_dumps(prompt.tools)] += 1
+        keys[listed][plain] += 1
+        lists.setdefault(plain, prompt.tools)
         of.append((same, listed))
+
+    def usual_order(_: int, p: Prompt) -> Prompt:
+        usual = json.loads(orders[_dumps(_by_name(p.tools), sort=True)].most_common(1)[0][0])
+        place = {_dumps(tool, sort=True): k for k, tool in enumerate(usual)}
+        return p._replace(tools=sorted(p.tools, key=lambda t: place[_dumps(t, sort=True)]))
+
+    def usual_keys(_: int, p: Prompt) -> Prompt:
+        return p._replace(tools=lists[keys[_dumps(p.tools, sort=True)].most_common(1)[0][0]])
+
     found = []
     moved = [i for i, k in enumerate(of) if k is not None and len(orders[k[0]]) > 1]
     if moved:
-        first = prompts[moved[0]].tools
-        example = (", ".join(map(_name, first))[:160], ", ".join(map(_name, _by_name(first)))[:160])
-        found.append(
-            Candidate(
-                "tool_order",
-                "tools",
-                None,
-                0,
-                moved,
-                lambda _, p: p._replace(tools=_by_name(p.tools)),
-                example,
-            )
+        odd = next((i for i in moved if usual_order(i, prompts[i]).tools != prompts[i].tools), moved[0])
+        example = tuple(
+            ", ".join(map(_name, p.tools))[:160] for p in (prompts[odd], usual_order(odd, prompts[odd]))
         )
+        found.append(Candidate("tool_order", "tools", None, 0, moved, usual_order, (example[0], example[1])))
     shuffled = [i for i, k in enumerate(of) if k is not None and len(keys[k[1]]) > 1]
     if shuffled:
-        first = prompts[shuffled[0]].tools
-        example = (_dumps(first)[:160], _dumps(_sorted_keys(first))[:160])
+        odd = next(
+            (i for i in shuffled if _dumps(usual_keys(i, prompts[i]).tools) != _dumps(prompts[i].tools)),
+            shuffled[0],
+        )
+        example = tuple(_dumps(p.tools)[:160] for p in (prompts[odd], usual_keys(odd, prompts[odd])))
         found.append(
-            Candidate(
-                "json_key_order",
-                "tools",
-                None,
-                0,
-                shuffled,
-                lambda _, p: p._replace(tools=_sorted_keys(p.tools)),
-                example,
-            )
+            Candidate("json_key_order", "tools", None, 0, shuffled, usual_keys, (example[0], example[1]))
         )
     return found
 
@@ -435,36 +521,42 @@ def _tools(prompts: Sequence[Prompt]) -> list[Candidate]:
 # -- history ------------------------------------------------------------------------------------------------------
 
 
+class _Sent(NamedTuple):
+    """The last request of a session."""
+
+    raw: list[Message]
+    keys: list[str]
+    whole: list[Message]  # with all of its history as it was sent first
+    whole_keys: list[str]
+    kind: str | None  # what became of the history, so far
+
+
 def _history(prompts: Sequence[Prompt]) -> list[Candidate]:
     """Turns of sessions that were dropped, or are not what was sent before; the fix sends what was sent."""
     restored: dict[int, list[Message]] = {}
     kinds: dict[str, list[int]] = {"history_truncated": [], "history_rewritten": []}
     places: dict[str, tuple[int, str, str, str]] = {}
-    sent: dict[str, tuple[list[Message], list[str]]] = {}
+    sent: dict[str, _Sent] = {}
     for i, prompt in enumerate(prompts):
         if prompt.session is None or not prompt.messages:
             continue
         now = prompt.messages
         keys = [_digest(m) for m in now]
         before = sent.get(prompt.session)
-        if before is None:
-            sent[prompt.session] = now, keys
+        kind, whole = (None, now) if before is None else _compared(before, now, keys)
+        sent[prompt.session] = _Sent(now, keys, whole, [_digest(m) for m in whole], kind)
+        if kind is None or before is None:
             continue
-        old, old_keys = before
-        kind, whole = _compared(old, old_keys, now, keys)
-        if kind is not None and whole is not None:
-            restored[i] = whole
-            kinds[kind].append(i)
-            at = next((k for k, (a, b) in enumerate(zip(old_keys, keys, strict=False)) if a != b), 0)
-            role = str(now[at].get("role", "unknown")) if at < len(now) else "unknown"
-            texts = [(text_of(m[at]) or "") if at < len(m) else "" for m in (now, whole)]
-            places.setdefault(kind, (at, role, _around(texts[0], 0), _around(texts[1], 0)))
-            sent[prompt.session] = whole, [_digest(m) for m in whole]
-        else:
-            sent[prompt.session] = now, keys
+        restored[i] = whole
+        kinds[kind].append(i)
+        at = next((k for k, (a, b) in enumerate(zip(before.keys, keys, strict=False)) if a != b), None)
+        if at is not None and kind not in places:
+            role = str(now[at].get("role", "unknown"))
+            was, becomes = ((text_of(m[at]) or _dumps(m[at])) if at < len(m) else "" for m in (now, whole))
+            places[kind] = at, role, _around(was, 0), _around(becomes, 0)
     found = []
     for kind, members in kinds.items():
-        if members:
+        if members and kind in places:
             at, role, was, becomes = places[kind]
             where = f"message {at} ({role})"
             found.append(
@@ -475,34 +567,65 @@ def _history(prompts: Sequence[Prompt]) -> list[Candidate]:
     return found
 
 
-def _compared(
-    old: list[Message], old_keys: list[str], now: list[Message], keys: list[str]
-) -> tuple[str | None, list[Message] | None]:
-    """What became of a session's history, and the prompt as it would be had it been kept."""
+def _compared(before: _Sent, now: list[Message], keys: list[str]) -> tuple[str | None, list[Message]]:
+    """What became of a session's history, and the request as it would be had all of it been kept."""
+    if keys[: len(before.keys)] == before.keys:  # it grew, as histories do
+        return before.kind, [*before.whole, *now[len(before.keys) :]]
+    old, old_keys = before.whole, before.whole_keys
     same = 0
     while same < min(len(keys), len(old_keys)) and keys[same] == old_keys[same]:
         same += 1
     if same == len(old_keys):
-        return None, None  # it grew, as histories do
+        return None, now
     heads = 0
     while heads < min(len(now), len(old)) and now[heads].get("role") in ("system", "developer"):
         heads += 1
+    if same < heads:
+        return None, now
     body, old_body = keys[heads:], old_keys[heads:]
-    if keys[:heads] == old_keys[:heads] and len(old_body) > 1:
-        for dropped in range(1, len(old_body)):
-            kept = old_body[dropped:]
-            if len(kept) <= len(body) and body[: len(kept)] == kept:
-                return "history_truncated", [*old[: heads + dropped], *now[heads:]]
+    for dropped in range(1, len(old_body)):
+        kept = old_body[dropped:]
+        if len(kept) <= len(body) and body[: len(kept)] == kept:
+            return "history_truncated", [*old[: heads + dropped], *now[heads:]]
+    if (
+        body and body[0] in old_body[1:]
+    ):  # what is kept may be all that is new since, but for its first message
+        at = old_body.index(body[0])
+        if all(a == b for a, b in zip(old_body[at:], body, strict=False)):
+            return "history_truncated", [*old[: heads + at], *now[heads:]]
     roles = [m.get("role") for m in old]
-    if len(now) > len(old) - 1 and [m.get("role") for m in now[: len(old)]] == roles[: len(now)]:
-        agree = sum(a == b for a, b in zip(keys, old_keys, strict=False))
-        # more is as it was than not, and what differs is no new question at the end
-        if same < len(old) - 1 and 2 * agree >= len(old) and same >= heads:
-            return "history_rewritten", [*old, *now[len(old) :]]
-    return None, None
+    if (
+        len(now) >= len(old)
+        and [m.get("role") for m in now[: len(old)]] == roles
+        and heads < same < len(old) - 1
+    ):
+        return "history_rewritten", [*old, *now[len(old) :]]
+    if same == heads and len(now) > heads + 1 and now[heads + 1].get("role") == "assistant":
+        summary = text_of(now[heads]) or ""
+        told = [(text_of(m) or "")[:_QUOTED] for m in old[heads:]]
+        if any(len(t) == _QUOTED and t in summary for t in told):
+            return "history_rewritten", [*old, *now[heads + 1 :]]
+    return None, now
+
+
+_QUOTED = 24  # characters of an earlier turn that a summary repeats
 
 
 def _digest(message: Message) -> str:
+    """Equal for messages that templates show alike: they read the arguments of calls."""
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        message = {**message, "tool_calls": [_read_call(c) for c in calls]}
     return hashlib.blake2b(
         _dumps(message, sort=True).encode("utf-8", "surrogatepass"), digest_size=12
     ).hexdigest()
+
+
+def _read_call(call: Any) -> Any:
+    of = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(of, dict) or not isinstance(of.get("arguments"), str):
+        return call
+    try:
+        return {**call, "function": {**of, "arguments": json.loads(of["arguments"])}}
+    except ValueError:
+        return call
