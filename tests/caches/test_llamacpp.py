@@ -1,158 +1,171 @@
-"""llama.cpp's slots and RAM cache, and Ollama's, against a slow twin, and rule by rule."""
+"""llama.cpp's slots against a slow twin, and rule by rule."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import lab
-from tests.naive import common_prefix
+from tests import lab, naive
+from tests.caches import slots as twin
 from traceprof.caches import llamacpp, ollama
 from traceprof.caches.traffic import Traffic
 
 
-class Server:
-    """A slot is [sequence, busy, released at]; a sequence is a tuple of tokens led by its root."""
-
-    def __init__(self, slots, room, unified, ram, save_idle):
-        self.slots = [[(), False, -1] for _ in range(slots)]
-        self.room, self.unified, self.limit, self.save_idle = room, unified, ram, save_idle
-        self.ram = []
-        self.serves = {}
-        self.dropped = 0
-        self.released = 0
-
-    def _sequence(self, request, tokens):
-        return tuple((request.root, t) for t in request.tokens[:tokens])
-
-    def _save(self, sequence):
-        if not sequence or any(common_prefix(e, sequence) == len(sequence) for e in self.ram):
-            return
-        if len(sequence) > self.limit:
-            return
-        self.ram = [e for e in self.ram if common_prefix(e, sequence) < len(e)]
-        while sum(map(len, self.ram)) + len(sequence) > self.limit:
-            self.dropped += len(self.ram.pop(0))
-        self.ram.append(sequence)
-
-    def admit(self, request, length):
-        prompt = self._sequence(request, length)
-        held = sum(len(s[0]) for s in self.slots if s[1])
-        idle = [s for s in self.slots if not s[1]]
-        if not idle or (self.unified and held + request.final > self.room):
-            return None
-        f = np.float32
-        likely = [(f(common_prefix(s[0], prompt)) / f(length), s) for s in idle if s[0]]
-        likely = [(sim, s) for sim, s in likely if sim > f(0.1)]
-        if likely:
-            sim, slot = max(likely, key=lambda one: one[0])
-            loses = sim * f(length) / f(len(slot[0])) < f(0.5)
-        else:
-            oldest = min(s[2] for s in idle)
-            slot, loses = [s for s in idle if s[2] == oldest][-1], True
-        if loses and self.limit:
-            self._save(slot[0])
-            same = common_prefix(slot[0], prompt)
-            best = (f(same) / f(len(slot[0])) if slot[0] else f(-1), f(same) / f(length))
-            found = None
-            for entry in self.ram:
-                lcp = common_prefix(entry, prompt)
-                keep, sim = f(lcp) / f(len(entry)), f(lcp) / f(length)
-                if keep >= f(0.25) and best[0] < keep and best[1] < sim:
-                    best, found = (keep, sim), entry
-            if found is not None:
-                self.ram.remove(found)
-                slot[0] = found
-        hit = min(common_prefix(slot[0], prompt), length - 1)
-        others = [s for s in idle if s is not slot]
-        if self.save_idle and self.limit:
-            for one in others:
-                self._save(one[0])
-                if self.unified:
-                    one[0] = ()
-        for one in others:
-            if self.unified and held + request.final + sum(len(s[0]) for s in others) > self.room:
-                self.dropped += len(one[0])
-                one[0] = ()
-        slot[0], slot[1] = self._sequence(request, request.final), True
-        self.serves[request.number] = slot
-        return hit
-
-    def grow(self, request, length):
-        return True
-
-    def release(self, request, ended):
-        slot = self.serves.pop(request.number)
-        slot[1] = False
-        slot[2] = self.now()
-
-    def now(self):
-        self.released += 1
-        return self.released
-
-
-def both(requests, slots, capacity, unified, ram, save_idle):
-    room = capacity if unified else capacity // slots
-    model = Server(slots, room, unified, ram, save_idle)
-    slow = lab.drive(requests, model, 1 << 60, room)
-    options = {"slots": slots, "unified": unified, "ram_tokens": ram, "save_idle": save_idle}
-    fast = llamacpp.simulate(lab.traffic_of(requests), capacity, **options)
-    assert fast.hit_tokens.tolist() == slow.hits
-    assert fast.evicted_tokens == model.dropped
-    assert fast.waited == slow.waited
-    return slow, model
+def both(requests, total, slots=4, unified=True, similarity=0.1, ram=100, save_idle=True, quantum=16):
+    hits, evicted, waited, failed = twin.run(
+        requests, total, slots, unified, similarity, ram, save_idle, quantum
+    )
+    fast = llamacpp.simulate(
+        lab.traffic_of(requests), total, slots=slots, unified=unified, ram_tokens=ram, save_idle=save_idle,
+        similarity=similarity, quantum=quantum,
+    )  # fmt: skip
+    assert fast.hit_tokens.tolist() == hits
+    assert fast.evicted_tokens == evicted
+    assert (fast.waited, fast.preempted) == (waited, 0)
+    return sum(h for h in hits if h > 0), evicted, waited, failed
 
 
 @given(
-    lab.requests(roots=(0, 0, 1), waits=(1, 3)),
-    st.integers(1, 4), st.integers(1, 120), st.booleans(), st.sampled_from([0, 0, 10, 30, 200]), st.booleans(),
-)  # fmt: skip
-def test_it_equals_its_twin(requests, slots, capacity, unified, ram, save_idle):
-    """Hits, drops and waits, with and without RAM, slots together or apart."""
-    both(requests, slots, capacity, unified, ram, save_idle)
+    lab.requests(roots=(0, 0, 1)),
+    st.integers(1, 70),
+    st.integers(1, 4),
+    st.booleans(),
+    st.sampled_from([0.0, 0.1, 0.5]),
+    st.integers(-1, 60),
+    st.booleans(),
+    st.integers(1, 4),
+)
+def test_it_equals_its_twin(requests, total, slots, unified, similarity, ram, save_idle, quantum):
+    """Hits, losses and waits, whatever the slots, the room and the flags."""
+    both(requests, total, slots, unified, similarity, ram, save_idle, quantum)
 
 
 def test_it_equals_its_twin_on_a_thousand_longer_traces():
-    """Most of them short of slots, context or RAM."""
-    seen = np.zeros(3, int)
-    for i, requests in enumerate(lab.many(15, roots=2)):
-        slots, unified = (1, 4, 2)[i % 3], bool(i // 3 % 2)
-        capacity = (90, 150, 400)[i // 6 % 3] * (1 if unified else slots)
-        slow, model = both(requests, slots, capacity, unified, (0, 60, 300, 5000)[i // 18 % 4], i % 5 > 0)
-        seen += slow.waited, model.dropped, sum(h > 0 for h in slow.hits)
-    assert (seen > 1000).all(), seen
+    """In all their flags; enough hit, are lost, wait and fail."""
+    seen = np.zeros(4, int)
+    for i, requests in enumerate(lab.many(31, roots=2)):
+        seen += both(
+            requests, (90, 150, 300, 1000)[i % 4], slots=(1, 2, 4)[i % 3], unified=i % 5 > 1, ram=(0, 60, 200, 1000, -1)[i // 3 % 5],
+            save_idle=i % 7 > 1, similarity=(0.1, 0.0, 0.5)[i // 4 % 3], quantum=(1, 16)[i % 2],
+        )  # fmt: skip
+    assert (seen > (50_000, 50_000, 3000, 200)).all(), seen
+
+
+@given(lab.requests(roots=(0, 0, 1)), st.data())
+def test_two_sequences_have_in_common_what_their_tokens_say(requests, data):
+    """By jumps up the tree, whatever parts of two requests are compared."""
+    from traceprof.kernels.sequences import common, jumps
+
+    p = lab.traffic_of(requests).paths()
+    j = jumps(p)
+    for a in requests:
+        b = data.draw(st.sampled_from(requests))
+        n, m = data.draw(st.integers(0, len(a.tokens))), data.draw(st.integers(0, len(b.tokens)))
+        same = naive.common_prefix(a.tokens[:n], b.tokens[:m]) if a.root == b.root else 0
+        assert common(p, j, a.number, n, b.number, m) == same
 
 
 def hits(requests, capacity=1000, **options):
     return llamacpp.simulate(Traffic.of_lists(requests), capacity, **options).hit_tokens.tolist()
 
 
-def test_requests_side_by_side_never_share():
-    """Three of them with one warm prefix: the first takes the slot that has it."""
-    warm = (list(range(50)), [], 0, 1)
-    three = [([*range(50), 60 + k], [], 2, 9) for k in range(3)]
-    assert hits([warm, *three]) == [0, 50, 0, 0]
+A, B, C = list(range(10)), list(range(100, 110)), list(range(200, 210))
 
 
-def test_a_conversation_finds_its_slot_answer_included():
-    """Whatever came between, as long as there is a slot for it; the last token sampled has no KV."""
-    first = (list(range(20)), [30, 31, 32], 0, 1)
-    other = (list(range(100, 120)), [], 2, 3)
-    again = ([*range(20), 30, 31, 32, 33], [], 4, 5)
-    for options in ({}, {"ram_tokens": 0}, {"unified": False, "ram_tokens": 0}, {"slots": 1}):
-        assert hits([first, other, again], **options)[2] == 22
-    assert hits([first, other, again], slots=1, ram_tokens=0)[2] == 0
+def test_the_last_token_of_a_prompt_is_always_computed():
+    """A prompt that is known to its end hits all but one."""
+    assert hits([(A, [], 0, 1), (A, [], 2, 3), ([*A, 11], [], 4, 5)]) == [0, 9, 10]
 
 
-def test_ram_throws_out_the_oldest_and_moves_what_it_gives():
-    """A sequence that was moved into a slot is no longer in RAM."""
-    talks = [(list(range(100 * k, 100 * k + 20)), [], 2 * k, 2 * k + 1) for k in range(4)]
-    back = [([*range(100 * k, 100 * k + 20), 7], [], 20 + k, 20.5 + k) for k in range(4)]
-    requests = [(p, o, int(a * 10), int(e * 10)) for p, o, a, e in [*talks, *back]]
-    assert hits(requests, slots=1, ram_tokens=1000)[4:] == [20, 20, 20, 20]
-    assert hits(requests, slots=1, ram_tokens=45)[4:] == [0, 0, 0, 0]
-    assert hits(requests[:4] + requests[6:], slots=1, ram_tokens=45)[4:] == [20, 20]
+def test_an_output_stays_but_for_the_token_sampled_last():
+    """Of three tokens two have been computed."""
+    assert hits([(A, [21, 22, 23], 0, 1), ([*A, 21, 22, 23, 24], [], 2, 3)]) == [0, 12]
+
+
+def test_slots_share_nothing_while_they_run():
+    """A second request with the same prompt finds another slot, empty."""
+    assert hits([(A, [], 0, 9), (A, [], 1, 9)]) == [0, 0]
+    assert hits([(A, [], 0, 9), (A, [], 9, 19)]) == [0, 9]
+
+
+def test_a_request_waits_for_a_slot():
+    """With one slot the second runs after the first, and finds what it left."""
+    found = llamacpp.simulate(Traffic.of_lists([(A, [], 0, 9), (A, [], 1, 9)]), 100, slots=1)
+    assert found.hit_tokens.tolist() == [0, 9]
+    assert found.waited == 1
+
+
+def test_a_slot_must_have_more_than_a_tenth_of_the_prompt():
+    """One token of ten is too little: an empty slot is taken, and RAM has nothing better."""
+    near = [0, 1, *range(50, 58)]
+    far = [0, *range(50, 59)]
+    quiet = {"ram_tokens": 0, "unified": False}
+    assert hits([(A, [], 0, 1), (near, [], 2, 3)], **quiet) == [0, 2]
+    assert hits([(A, [], 0, 1), (far, [], 2, 3)], **quiet) == [0, 0]
+    assert hits([(A, [], 0, 1), (far, [], 2, 3)], similarity=0.05, **quiet) == [0, 1]
+
+
+def test_what_a_slot_loses_is_lost_without_ram():
+    """The second session takes the only slot; RAM keeps the first."""
+    three = [(A, [], 0, 1), (B, [], 2, 3), ([*A, 11], [], 4, 5)]
+    assert hits(three, slots=1, ram_tokens=0) == [0, 0, 0]
+    assert hits(three, slots=1) == [0, 0, 10]
+
+
+def test_a_fork_late_in_a_slot_is_not_saved():
+    """More than half is kept, so the old end is gone; less than half, and it is in RAM."""
+    late, early = [*A[:6], 61, 62], [*A[:4], *range(61, 67)]
+    assert hits([(A, [], 0, 1), (late, [], 2, 3), (A, [], 4, 5)], slots=1) == [0, 6, 6]
+    assert hits([(A, [], 0, 1), (early, [], 2, 3), (A, [], 4, 5)], slots=1) == [0, 4, 9]
+
+
+def test_ram_drops_the_oldest_however_often_it_was_used():
+    """Room is made for the slot's own sequence before RAM is searched: the first one saved goes, though it is asked for."""
+    rounds = [(A, [], 0, 1), (B, [], 2, 3), (C, [], 4, 5), ([300] * 10, [], 6, 7), ([*A, 11], [], 8, 9)]
+    assert hits(rounds, slots=1, ram_tokens=39)[-1] == 0
+    assert hits(rounds, slots=1, ram_tokens=40)[-1] == 10
+
+
+def test_ram_without_a_limit_keeps_as_much_as_the_context():
+    """--cache-ram -1 has no limit of bytes, and one of tokens."""
+    rounds = [(A, [], 0, 1), (B, [], 2, 3), (C, [], 4, 5), ([*A, 11], [], 6, 7)]
+    assert hits(rounds, 20, slots=1, ram_tokens=-1)[-1] == 10
+    assert hits(rounds, 19, slots=1, ram_tokens=-1)[-1] == 0
+
+
+def test_idle_slots_go_to_ram_so_that_others_can_have_their_sequences():
+    """While the session's own slot is busy, its sequence can come from RAM: only where idle slots are saved."""
+    busy = [(A, [], 0, 1), (B, [], 2, 3), ([*A, 11], [], 4, 50), ([*B, 11], [], 5, 50), ([*B, 12], [], 6, 50)]
+    assert hits(busy, unified=False, slots=3) == [0, 0, 10, 10, 10]
+    assert hits(busy, unified=False, slots=3, save_idle=False) == [0, 0, 10, 10, 0]
+
+
+def test_each_slot_has_its_part_of_the_context_unless_it_is_shared():
+    """Forty tokens and four slots: a prompt of ten does not fit into ten."""
+    assert hits([(A, [], 0, 1)], 40, unified=False) == [-1]
+    assert hits([(A, [], 0, 1)], 44, unified=False) == [0]
+    assert hits([(A, [], 0, 1)], 11) == [0]
+
+
+def test_an_output_ends_where_the_context_does():
+    """Ten of prompt and one of output fill eleven; the slot holds what was computed."""
+    assert hits([(A, [21, 22, 23, 24], 0, 1), ([*A, 21], [], 2, 3)], 13) == [0, 10]
+    assert hits([(A, [21, 22, 23, 24], 0, 1), ([*A, 21], [], 2, 3)], 11) == [0, -1]
+
+
+def test_a_full_shared_cache_fails_everybody_who_runs():
+    """The third prompt finds no room, and takes the two that run with it; the fourth starts from nothing."""
+    four = [(A, [], 0, 9), (B, [], 1, 9), (C, [], 2, 9), (A, [], 3, 9)]
+    assert hits(four, 25) == [-1, -1, -1, 0]
+    assert hits(four, 31, unified=False, slots=2) == [0, 0, 0, 9]
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 3])
+def test_a_context_of_nothing_runs_nothing(capacity):
+    """Every prompt is refused."""
+    assert hits([([1, 2, 3], [4], 0, 1)], capacity) == [-1]
 
 
 def test_ollama_serves_one_at_a_time():

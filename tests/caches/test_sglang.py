@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests import lab
 from tests.naive import common_prefix
-from tests.prefills import FirstTokens
+from tests.prefills import Prefills
 from traceprof.caches import sglang
 from traceprof.caches.traffic import Traffic
 
@@ -131,10 +131,12 @@ class Radix:
         if pages - hit > self.free + self._evictable():
             self._lock(node, -1)
             return None
-        self._evict(pages - hit - self.free)
         self.free -= pages - hit
         self.running[request.number] = [node, hit, pages, 0]
         return hit * self.page
+
+    def room(self):
+        self._evict(-self.free)
 
     def computed(self, request, length):
         self._checkpoint(request, length)
@@ -157,14 +159,14 @@ class Radix:
         self._lock(node, -1)
 
 
-def both(requests, total, page, policy, prefill="first token", quantum=sglang.QUANTUM, priority=None):
+def both(requests, total, page, policy, prefill="batch", quantum=sglang.QUANTUM, chunk=8192, priority=None):
     given = dict(enumerate(priority)) if priority else None
     model = Radix(total, page, policy, given)
-    driven = FirstTokens(model, late=prefill == "first token")
+    driven = Prefills(model, prefill, page, max(1, chunk // page) * page)
     slow = lab.drive(requests, driven, max(quantum, page), total * page)
     fast = sglang.simulate(
         lab.traffic_of(requests), total * page, page_size=page, policy=policy, prefill=prefill, quantum=quantum,
-        priority=None if priority is None else np.array(priority, np.int64),
+        chunk_tokens=chunk, priority=None if priority is None else np.array(priority, np.int64),
     )  # fmt: skip
     assert fast.hit_tokens.tolist() == slow.hits
     assert fast.evicted_tokens == model.evicted * page
@@ -181,10 +183,11 @@ def both(requests, total, page, policy, prefill="first token", quantum=sglang.QU
     st.sampled_from(sglang.POLICIES),
     st.sampled_from(sglang.PREFILLS),
     st.sampled_from([1, 2, 16]),
+    st.sampled_from([1, 8, 8192]),
 )
-def test_it_equals_its_twin(requests, total, page, policy, prefill, quantum):
+def test_it_equals_its_twin(requests, total, page, policy, prefill, quantum, chunk):
     """Hits, evictions, waits and retractions, whatever the room, page, policy, and when a prompt is there."""
-    both(requests, total, page, policy, prefill, quantum)
+    both(requests, total, page, policy, prefill, quantum, chunk)
 
 
 @given(st.data(), lab.requests(), st.integers(8, 40))
@@ -206,6 +209,7 @@ def test_it_equals_its_twin_on_a_thousand_longer_traces(prefill):
             sglang.POLICIES[i // 3 % 4],
             prefill,
             (16, 1)[i // 12 % 2],
+            (8192, 20)[i // 24 % 2],
             [int(p) for p in np.random.default_rng(i).integers(0, 3, len(requests))],
         )
         seen += slow.waited, slow.preempted, model.evicted
@@ -224,23 +228,39 @@ def test_one_token_is_always_computed():
     assert hits([known, ([1, 2, 3, 4, 5], [], 2, 3)], page_size=3) == [0, 3]
 
 
-def test_a_prompt_is_shared_from_its_first_token_on():
-    """Who comes before computes all of it once more, and gives back the room that it took twice."""
-    first = ([1, 2, 3, 4], [5, 6], 0, 100)  # its first token comes at 50
+def test_requests_of_one_instant_do_not_share_what_they_compute():
+    """Those that come later find it, though it has no first token yet; before that all three prompts take room."""
+    one = ([1, 2, 3, 4], [5, 6], 0, 100)
     again = [1, 2, 3, 4, 7]
-    assert [hits([first, (again, [], at, 200)])[1] for at in (0, 49, 50)] == [0, 0, 4]
-    assert [hits([first, (again, [], at, 200)], prefill="admission")[1] for at in (0, 49, 50)] == [4, 4, 4]
-    # 4 + 5 tokens while both are computed, 5 afterwards: then a third fits beside them
-    pair = [first, (again, [], 0, 100)]
-    room = [sglang.simulate(Traffic.of_lists([*pair, ([8] * 4, [], at, at + 10)]), 9) for at in (40, 50)]
-    assert [found.waited for found in room] == [1, 0]
+    assert [hits([one, (again, [], at, 200)])[1] for at in (0, 1)] == [0, 4]
+    assert [hits([one, (again, [], at, 200)], prefill="admission")[1] for at in (0, 1)] == [4, 4]
+    assert [hits([one, (again, [], at, 200)], prefill="first token")[1] for at in (0, 49, 50)] == [0, 0, 4]
+    trio = Traffic.of_lists([one, (again, [], 0, 90), ([1, 2, 3, 8], [], 0, 90)])
+    assert [sglang.simulate(trio, room).waited for room in (12, 13)] == [1, 0]
+    assert sglang.simulate(trio, 12, prefill="admission").waited == 0
+
+
+def test_a_round_prefills_so_many_tokens_and_the_next_one_finds_them():
+    """Of five at once the first two fill the first round; the others find the first, the second is not done yet."""
+    five = [([1, 2, 3, 4, n], [], 0, 100) for n in (5, 6, 7, 8, 9)]
+    assert hits(five) == [0] * 5
+    assert hits(five, chunk_tokens=8) == [0, 0, 4, 4, 4]
+    assert hits(five, chunk_tokens=11) == [0, 0, 0, 4, 4]
+
+
+def test_a_batch_takes_its_room_when_all_of_it_was_looked_up():
+    """What the second finds is not thrown out for the first, where both come at once."""
+    before = [([1, 2, 3], [], 0, 1), ([4, 5, 6], [], 2, 3)]
+    at_once = [([7, 8, 9], [], 4, 5), ([1, 2, 3, 3], [], 4, 5)]
+    assert hits([*before, *at_once], 8) == [0, 0, 0, 3]
+    assert hits([*before, *at_once], 8, prefill="admission") == [0, 0, 0, 0]
 
 
 def test_an_output_is_shared_only_once_its_request_finished():
     """And without the token that was sampled last."""
     answer = ([1, 2], [3, 4, 5, 6, 7], 0, 100)
     follow = [1, 2, 3, 4, 5, 6, 7, 8]
-    assert [hits([answer, (follow, [], at, 200)])[1] for at in (50, 99, 100)] == [2, 2, 6]
+    assert [hits([answer, (follow, [], at, 200)])[1] for at in (1, 99, 100)] == [2, 2, 6]
 
 
 def test_nodes_go_as_a_whole_and_answers_before_their_prompts():

@@ -16,7 +16,7 @@ import torch
 from absent import stand_in
 from drive import Request as Ours
 from drive import drive
-from prefills import FirstTokens
+from prefills import Prefills
 
 UNUSED = (
     "kernels", "srt.configs", "srt.distributed", "srt.layers", "srt.managers.cache_controller", "srt.managers.schedule_batch",
@@ -76,6 +76,7 @@ class Cache:
         self.evicted = 0
         self.tree.update_eviction_metrics = self._evicted
         self.running = {}
+        self.promised = []  # (request, tokens) that were admitted and have no room yet
 
     def _evicted(self, tokens, start):
         self.evicted += tokens
@@ -102,16 +103,27 @@ class Cache:
         hit = kv.cache_protected_len = req.prefix_len
         req.lock = self.tree.lock(req.last_node)
         wanted = self._whole(length) - hit
-        if wanted > self.allocator.available_size() + self.tree.evictable_size():
+        promised = sum(tokens for _, tokens in self.promised)
+        if wanted > self.allocator.available_size() - promised + self.tree.evictable_size():
             self.tree.unlock(req.lock)
             return None
         row = torch.zeros(self._whole(len(tokens)) + self.page, dtype=torch.int64)
         row[:hit] = self.tree.path_device_indices(req.last_node)
-        row[hit : hit + wanted] = self._take(wanted)
         self.rows.rows[ours.number] = row
-        req.slots = hit + wanted
+        req.slots = hit
+        self.promised.append((req, wanted))
         self.running[ours.number] = req
         return hit
+
+    def room(self):
+        """What a batch was promised, all at once."""
+        if self.promised:
+            found = self._take(sum(tokens for _, tokens in self.promised))
+            for req, tokens in self.promised:
+                self.rows.rows[req.kv.req_pool_idx][req.slots : req.slots + tokens] = found[:tokens]
+                found = found[tokens:]
+                req.slots += tokens
+            self.promised = []
 
     def computed(self, ours, length):
         self.tree.checkpoint(self.running[ours.number], up_to=length)
@@ -153,7 +165,7 @@ for line in sys.stdin:
     pages, page = asked["pages"], asked["page"]
     priority = asked.get("priority") or [0] * len(requests)
     model = Cache(pages, page, asked["policy"], asked["tree"], priority)
-    driven = FirstTokens(model, late=asked["prefill"] == "first token")
+    driven = Prefills(model, asked["prefill"], page, asked["chunk"] // page * page)
     done = drive(requests, driven, max(asked["quantum"], page), pages * page)
     model.check()
     print(

@@ -12,9 +12,11 @@ from traceprof.caches import sglang
 TREES = ("rust", "python", "radix")  # UnifiedRadixCache and the cores that it can have, RadixCache
 
 
-def ours(requests, pages, page, priority=None, **options):
+def ours(requests, pages, page, chunk, priority=None, **options):
     given = None if priority is None else np.array(priority, np.int64)
-    return sglang.simulate(lab.traffic_of(requests), pages * page, page_size=page, priority=given, **options)
+    return sglang.simulate(
+        lab.traffic_of(requests), pages * page, page_size=page, chunk_tokens=chunk, priority=given, **options
+    )
 
 
 def settings(i, requests):
@@ -24,8 +26,9 @@ def settings(i, requests):
         "pages": (60, 90, 130, 300)[i % 4] // page,
         "page": page,
         "policy": sglang.POLICIES[i // 3 % 4],
-        "prefill": sglang.PREFILLS[i // 12 % 2],
-        "quantum": (16, 1)[i // 24 % 2],
+        "prefill": sglang.PREFILLS[i // 12 % 3],
+        "chunk": (8192, 48, 16)[i // 36 % 3],
+        "quantum": (16, 1)[i // 108 % 2],
         "priority": np.random.default_rng(i).integers(-1, 2, len(requests)).tolist(),
     }
 
@@ -52,7 +55,7 @@ def test_hits_of_long_traces_are_those_of_sglang(share, policy):
     rows = []
     for label, requests, block in oracle.long_traces():
         options = {
-            "pages": oracle.room(requests, share), "page": 1, "policy": policy, "prefill": "first token", "quantum": 16,
+            "pages": oracle.room(requests, share), "page": 1, "policy": policy, "prefill": "batch", "chunk": 8192, "quantum": 16,
         }  # fmt: skip
         (theirs,) = oracle.answers("sglang", [(requests, {**options, "tree": "rust"})])
         found = ours(requests, **options)

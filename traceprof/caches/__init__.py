@@ -6,7 +6,7 @@ import importlib
 from typing import Any, Protocol, cast
 
 ENGINES = (
-    "infinite", "lru", "vllm", "sglang", "tensorrt_llm", "tgi", "lmdeploy", "llamacpp", "ollama", "mlx_lm", "vllm_mlx",
+    "infinite", "lru", "vllm", "sglang", "tensorrt_llm", "tgi", "lmdeploy", "llamacpp", "ollama", "mlx_lm", "vllm_mlx", "omlx",
 )  # fmt: skip
 """Names of the cache models, the two ideals first."""
 

@@ -1,19 +1,23 @@
-"""llama.cpp's server: slots that each keep one sequence, and a cache of whole sequences in RAM.
+"""llama.cpp's server: each slot keeps the sequence it computed last, and idle ones are moved to RAM and back.
 
-Read in llama.cpp (`tools/server/server-context.cpp`, `server-task.cpp`, autumn 2026):
+Read in llama.cpp as of 2026-10-10 (build 11549; `tools/server/server-context.cpp`, `server-task.cpp`):
 
-* A request goes to the idle slot that has most of its prompt, if that is more than a tenth of it (`--slot-prompt-similarity`),
-  else to the one that was released longest ago, where slots that were never used come first, from the last.
-* If the slot would lose more than half of what it keeps, or was chosen by age, its sequence is copied to RAM first
-  (`--cache-ram`, 8 GiB), and the best sequence in RAM, if it has more than the slot, is moved into it.
-* Whenever a request starts, all other idle slots are saved to RAM too, and emptied where slots share one KV cache.
-* RAM throws out the oldest. A sequence that another one begins with is not kept beside it.
-* The slot then computes what its sequence does not share with the prompt, at least one token. Prompt and answer stay in it.
-
-So two requests that run side by side never share, however much their prompts have in common.
+* A prompt goes to the idle slot that has the largest share of it, if that is more than 10 %, else to the one that was
+  used least recently. It reuses what both have in common, token by token, but for the last token of the prompt; the
+  rest of the slot's sequence is lost. Slots share nothing with each other. When all are busy, requests wait.
+* The chosen slot is first copied to RAM if less than half of its sequence would be kept, or if it was the least
+  recently used. Then the sequence in RAM that is better in both, the share it keeps of itself (at least 25 %) and the
+  share of the prompt it gives, is moved into the slot.
+* When a request starts, all other idle slots are copied to RAM, and cleared where slots share one KV cache.
+* RAM holds no sequence that is the beginning of another, and drops the oldest first.
+* An output stays in its slot, without the token sampled last.
+* A prompt that fills a slot's context is refused, after a slot was chosen and saved for it; an output ends where the context does. When a shared KV cache runs
+  full, idle slots are cleared one by one; when none is left, every running request fails.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from traceprof.caches.traffic import Outcome, Traffic
 
@@ -22,10 +26,13 @@ BLOCK_SIZE = 1
 SLOTS = 4
 SIMILARITY = 0.1
 RAM_BYTES = 8 << 30
+QUANTUM = 16  # tokens of output that take their room at once, where slots share the context
 ASSUMPTIONS = (
-    "llama.cpp of autumn 2026 with its defaults: 4 slots that share one KV cache (-np auto), --cache-ram 8192, idle slots saved",
-    "the context (-c) is all the KV memory; a request waits until prompt and answer fit beside those that run",
-    "full attention: sliding-window and recurrent models need checkpoints and reuse less",
+    "llama.cpp build 11549 with its defaults: 4 slots that share one KV cache (-np auto), 8 GiB of RAM for idle sequences",
+    "with -np N each slot has an Nth of the KV cache of its own",
+    "one full-attention KV cache: models with sliding windows or states need checkpoints, or compute the whole prompt",
+    "a request that fails because the KV cache is full counts as refused, and nobody asks again",
+    "no --cache-reuse, no id_slot, one answer a request",
 )
 
 
@@ -43,19 +50,38 @@ def simulate(
     ram_tokens: int = 65_536,
     save_idle: bool = True,
     similarity: float = SIMILARITY,
+    quantum: int = QUANTUM,
 ) -> Outcome:
-    """The traffic through a server with a context of capacity_tokens (-c), shared by its slots or divided among them.
+    """The traffic through slots with a context of capacity_tokens in all.
 
-    ram_tokens is what --cache-ram holds of this model: 8 GiB are 65,536 tokens of Llama-3.1-8B.
+    slots, unified  -np and --kv-unified: not unified, each slot has capacity_tokens // slots
+    ram_tokens      --cache-ram in tokens of this model, by default Llama-3.1-8B's; 0 is off, -1 "no limit", with which llama.cpp keeps capacity_tokens
+    save_idle       --cache-idle-slots
+    similarity      --slot-prompt-similarity
 
-    >>> chat = Traffic.of_lists([([1, 2, 3], [4, 5], 0, 1), ([1, 2, 3, 4, 6], [], 2, 9), ([1, 2, 3, 7], [], 3, 9)])
-    >>> simulate(chat, 100).hit_tokens.tolist(), simulate(chat, 100, ram_tokens=0).hit_tokens.tolist()
-    ([0, 4, 0], [0, 4, 0])
+    Two that run at the same time share nothing; the third finds one of them:
+
+    >>> chat = [1, 2, 3, 4]
+    >>> three = Traffic.of_lists([(chat, [], 0, 5), (chat, [], 1, 6), ([*chat, 5, 6], [], 7, 8)])
+    >>> simulate(three, 100).hit_tokens.tolist()
+    [0, 0, 4]
     """
     from traceprof.kernels.clock import UNLIMITED
     from traceprof.kernels.slots import slots as run
 
-    room = capacity_tokens if unified else capacity_tokens // slots
-    clock = traffic.clock(quantum=UNLIMITED, limit=room)
-    dropped = run(traffic.paths(), clock, slots, room, int(unified), ram_tokens, int(save_idle), similarity)
-    return Outcome.of(clock, int(dropped))
+    context = capacity_tokens if unified else capacity_tokens // slots
+    clock = traffic.clock(quantum if unified else UNLIMITED, limit=UNLIMITED)
+    # an output ends where the context does
+    output = np.where(clock.prompt < context, np.minimum(clock.output, context - clock.prompt), clock.output)
+    clock = clock._replace(output=output, final=clock.prompt + np.maximum(output - 1, 0))
+    evicted = run(
+        traffic.paths(),
+        clock,
+        slots,
+        context,
+        int(unified),
+        np.float32(similarity),
+        ram_tokens,
+        int(save_idle),
+    )
+    return Outcome.of(clock, int(evicted))

@@ -13,19 +13,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from traceprof.kernels.clock import (
-    _HEAP as _COMPUTING,
-)
-from traceprof.kernels.clock import (
-    _TIME as _NOW,
-)
+from traceprof.kernels import clock
 from traceprof.kernels.clock import (
     ADMIT,
     DONE,
     GROW,
+    UNLIMITED,
     Clock,
-    _push,
-    _take,
     admitted,
     ended,
     grown,
@@ -41,6 +35,7 @@ I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 
 LRU, LFU, SLRU, PRIORITY = range(4)
+BATCH, ADMISSION, FIRST_TOKEN = range(3)
 _AGE = np.int64(1) << 36  # a policy's first criterion, up to 2^26, stands above the time: 2 for each lookup
 
 NODE = np.dtype(
@@ -361,12 +356,21 @@ def _empty(p: Paths, page: Int, total: Int, policy: Int) -> _Tree:
 
 @jit
 def sglang(
-    p: Paths, c: Clock, prefills: Clock, late: Int, page: Int, total: Int, policy: Int, priority: I64
+    p: Paths,
+    c: Clock,
+    prefills: Clock,
+    how: Int,
+    chunk: Int,
+    page: Int,
+    total: Int,
+    policy: Int,
+    priority: I64,
 ) -> Int:
     """Requests through a cache of `total` pages. Fills c.hits; returns how many cached pages were evicted.
 
     prefills   its heap takes those whose prompt is being computed; the rest of it is not looked at
-    late       1: a prompt is in the tree when its request's first token comes; 0: at admission
+    how        BATCH: those admitted at one instant together; ADMISSION: each alone, at once; FIRST_TOKEN: until then
+    chunk      pages that a round computes; a prompt of more is given to the tree piece by piece
     priority   [request]
     """
     requests = c.prompt.shape[0]
@@ -375,19 +379,49 @@ def sglang(
     own = np.zeros(requests, np.int64)  # [request] pages from which on its memory is its own, not the tree's
     held = np.zeros(requests, np.int64)  # [request] pages of its memory
     known = np.zeros(requests, np.int64)  # [request] pages that it has inserted before
-    computing = np.full(
-        requests, -1, np.int64
-    )  # [request] tokens that its prefill gives to the tree, -1: it is done
+    computing = np.full(requests, -1, np.int64)  # [request] tokens that its prefill computes, -1: it is done
+    instant: Int = -1  # when the batch was admitted, -1: there is none
+    batch: Int = 0  # pages that it computes; prefills' heap knows a request by those up to its last one
+    over: Int = 0  # of them those in rounds that took their room
+    ends: Int = np.int64(chunk)  # of them those up to the end of the round whose results come next
     while True:
         kind, r, length = step(c)
         if kind == DONE:
             break
-        while prefills.now[_COMPUTING] > 0 and prefills.heap_time[0] <= c.now[_NOW]:
+        upto = c.now[clock._TIME]  # the time, or the pages of the batch, up to which results are there
+        if how == BATCH:
+            if kind == ADMIT and c.now[clock._TIME] == instant:
+                upto = batch // chunk * chunk
+            else:
+                upto = np.int64(UNLIMITED)
+                instant = c.now[clock._TIME] if kind == ADMIT else np.int64(-1)
+                batch = 0
+            if upto > over and t.tally[_FREE] < 0:
+                t = _roomy(t)
+                _evict(t, -t.tally[_FREE])  # what was promised
+            over = 0 if batch == 0 else upto
+        while prefills.now[clock._HEAP] > 0:
             done = prefills.heap_who[0]
-            _take(prefills, 0)
+            last, until = prefills.heap_time[0], upto
+            if how != BATCH:  # its rounds are its own
+                if last > upto:
+                    break
+                last = held[done] - own[done]
+                ends, until = np.int64(chunk), last
+            while ends <= last and ends <= until:
+                if ends < last:  # it goes on in the next round
+                    t = _roomy(t)
+                    tokens = (held[done] - (last - ends)) * page
+                    _checkpoint(t, c, done, tokens, page, priority[done], stands, own, known)
+                ends += chunk
+            if last > until:
+                break
+            clock._take(prefills, 0)
             t = _roomy(t)
             _checkpoint(t, c, done, computing[done], page, priority[done], stands, own, known)
             computing[done] = -1
+        if batch == 0:
+            ends = np.int64(chunk)
         if kind != GROW:  # evicting pops an entry of the heap for each that it pushes
             t = _roomy(t)
         wanted = (length + page - 1) // page
@@ -398,8 +432,6 @@ def sglang(
                 _lock(t, at, -1)
                 refused(c)
                 continue
-            if wanted - hit > t.tally[_FREE]:
-                _evict(t, wanted - hit - t.tally[_FREE])
             t.tally[_FREE] -= wanted - hit
             stands[r] = at
             own[r] = hit
@@ -407,7 +439,13 @@ def sglang(
             known[r] = 0
             admitted(c, r, hit * page)
             computing[r] = length
-            _push(prefills, c.zero[r] + late * c.first[r], r)
+            if how == BATCH:
+                batch += wanted - hit
+                clock._push(prefills, batch, r)
+            else:
+                if t.tally[_FREE] < 0:
+                    _evict(t, -t.tally[_FREE])
+                clock._push(prefills, c.zero[r] + c.first[r] if how == FIRST_TOKEN else c.now[clock._TIME], r)
         elif kind == GROW:
             more = wanted - held[r]
             if more > t.tally[_FREE]:
@@ -416,9 +454,9 @@ def sglang(
                 victim = preempted(c)
                 if computing[victim] >= 0:
                     computing[victim] = -1
-                    for i in range(prefills.now[_COMPUTING]):
+                    for i in range(prefills.now[clock._HEAP]):
                         if prefills.heap_who[i] == victim:
-                            _take(prefills, i)
+                            clock._take(prefills, i)
                             break
                 t = _roomy(t)
                 t.tally[_FREE] += held[victim] - own[victim]
