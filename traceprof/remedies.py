@@ -1,8 +1,8 @@
 """What breaks sharing in a trace, and what each remedy would save: measured, by sending the fixed prompts through the tree.
 
 `traceprof.prefix.breakers` finds candidates in the messages and fixes them. Here the fixed prompts are rendered and tokenized as the
-trace's own were, and hit tokens are counted again: `lost_tokens` is the difference. History that a remedy restores hits,
-too, but does not count: nobody had asked for it.
+trace's own were, and what has to be computed, tokens that no earlier prompt began with, is counted again: `lost_tokens` is the
+difference.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 SAMPLE = 2_000  # requests that a profile looks at: about a second
 LEAST_SHARE = 0.002  # of the input tokens: what saves less is not reported
 LEAST_TOKENS = 64  # likewise
+# in which remedies are applied together: whole messages, versions of texts, parts of texts
+_ORDER = sorted(
+    breakers.KINDS, key=lambda kind: (not kind.startswith("history"), kind not in ("whitespace", "json_key_order", "template_drift"))
+)  # fmt: skip
 _SEAM = 8  # tokens before the end of a text that goes on, from which its ids are no seam but another text
 
 
@@ -38,7 +42,7 @@ class Finding(NamedTuple):
     kind: str
     where: str
     requests: int  # that it touches
-    lost_tokens: int  # hit tokens with the remedy minus without
+    lost_tokens: int  # that had not to be computed with the remedy
     example: str | None  # the place as it is; None where the trace holds no text
     example_fixed: str | None  # and as it would be
     remedy: str
@@ -75,10 +79,11 @@ class _Sample(NamedTuple):
     """Requests in the order of arrival, with their ids and the groups that can share a cache."""
 
     prompts: list[Prompt] | None  # None: the trace holds no text
-    ids: list[NDArray[np.uint32]]
+    ids: list[NDArray[Any]]
     roots: NDArray[np.int64]
     merged: dict[str, NDArray[np.int64]]  # kind of split -> roots without it
     tokenizer: Tokenizer | None
+    unit: int  # tokens of a symbol of ids: above 1 they are block hashes
 
     def merged_together(self, kinds: set[str]) -> NDArray[np.int64]:
         """The groups without the splits among these kinds."""
@@ -99,25 +104,25 @@ def find_breakers(
     how = f"measured on {'all' if count == total else f'the first {count:,} of {total:,}'} requests"
     if sample.prompts is None:
         how += "; the trace holds no text, so only splits of traffic can be told"
-    whole = sum(map(len, sample.ids))
+    whole = sum(map(len, sample.ids)) * sample.unit
     matched = _matched(sample.ids, sample.roots)
     missed = np.array([len(one) for one in sample.ids], np.int64) - matched
-    before = int(matched.sum())
+    before = int(matched.sum()) * sample.unit
     least = max(LEAST_TOKENS, LEAST_SHARE * whole)
     found: list[tuple[Finding, breakers.Candidate | None]] = []
 
     def finding(
         kind: str, where: str, requests: int, hits: int, example: tuple[str, str] | None = None,
-        message: int | None = None, offset: int | None = None,
+        message: int | None = None, offset: int | None = None, after: int | None = None,
     ) -> Finding:  # fmt: skip
         was, becomes = example or (None, None)
-        rates = before / whole, hits / whole
-        return Finding(
-            kind, where, requests, hits - before, was, becomes, REMEDIES[kind], *rates, message, offset
-        )
+        after = whole if after is None else after  # tokens of all prompts with the remedy
+        spared = (whole - before) - (after - hits)
+        rates = before / max(1, whole), hits / max(1, after)
+        return Finding(kind, where, requests, spared, was, becomes, REMEDIES[kind], *rates, message, offset)
 
     for kind, roots in sample.merged.items():
-        hits = _hits(sample.ids, roots)
+        hits = _hits(sample.ids, roots) * sample.unit
         if hits - before >= least:
             where = "models of the trace" if kind == "model_split" else "cache salts of the trace"
             found.append((finding(kind, where, count, hits), None))
@@ -129,12 +134,12 @@ def find_breakers(
             say("breakers", done, len(candidates))
             ids = _again(sample, [candidate])
             hits = _hits(ids, sample.roots)
-            if candidate.kind.startswith("history"):  # what is restored hits, but nobody had asked for it
-                hits -= sum(map(len, ids)) - whole
-            if hits - before >= least:
-                one = finding(
-                    candidate.kind, candidate.where, len(candidate.prompts), hits, candidate.example, candidate.message, candidate.offset
-                )  # fmt: skip
+            after = sum(map(len, ids))
+            one = finding(
+                candidate.kind, candidate.where, len(candidate.prompts), hits, candidate.example, candidate.message,
+                candidate.offset, after,
+            )  # fmt: skip
+            if one.lost_tokens >= least:
                 found.append((one, candidate))
         seam = _seams(sample)
         if seam is not None and seam.lost >= least:
@@ -146,11 +151,11 @@ def find_breakers(
             )
         found = _best_of_choices(found)
         kept = [c for _, c in found if c is not None]
-        kept.sort(key=lambda c: breakers.KINDS.index(c.kind))
+        kept.sort(key=lambda c: _ORDER.index(c.kind))
         if kept:
             ids = _again(sample, kept)
             roots = sample.merged_together({f.kind for f, _ in found})
-            together = _hits(ids, roots) - before - max(0, sum(map(len, ids)) - whole)
+            together = (whole - before) - (sum(map(len, ids)) - _hits(ids, roots))
     findings = sorted((f for f, _ in found), key=lambda f: -f.lost_tokens)
     together = max([together, *(f.lost_tokens for f in findings)], default=0)
     return Breakers(findings, together, count, total, how)
@@ -166,14 +171,15 @@ def _sample(trace: Trace, count: int) -> _Sample:
         "served_from_response_cache",
     )
     rows = trace.scan("requests").select(columns).head(count).collect()
-    ids: list[NDArray[np.uint32]] = []
+    ids: list[NDArray[Any]] = []
     kept: list[int] = []
     usable = (
         ~rows["content_state"].cast(pl.String).is_in(UNUSABLE)
         & ~rows["served_from_response_cache"].fill_null(False)
     ).to_list()
-    if trace.parts("tokens"):
-        for chunk in chunks(trace):
+    unit, column = _identified(trace)
+    if unit:
+        for chunk in chunks(trace, column):
             for k in range(len(chunk.known)):
                 at = chunk.first + k
                 if at < count and chunk.known[k] and usable[at] is not False:
@@ -198,7 +204,22 @@ def _sample(trace: Trace, count: int) -> _Sample:
     prompts = (
         _prompts(trace, kept, seen["session_id"].to_list()) if trace.manifest["privacy"] == "text" else None
     )
-    return _Sample(prompts, ids, roots(model.alias("model"), salt), merged, _tokenizer(trace))
+    if unit > 1:
+        prompts = None
+    return _Sample(prompts, ids, roots(model.alias("model"), salt), merged, _tokenizer(trace), max(1, unit))
+
+
+def _identified(trace: Trace) -> tuple[int, str]:
+    """(tokens of a symbol, column) of what most requests are identified by; (0, "") where nothing identifies them."""
+    if not trace.parts("tokens"):
+        return 0, ""
+    sizes = trace.scan("tokens").select("block_size", "input_symbols").drop_nulls("input_symbols").collect()
+    if not len(sizes):
+        return 0, ""
+    hashed = sizes["block_size"].drop_nulls()
+    if 2 * len(hashed) <= len(sizes):
+        return 1, "input_ids"
+    return int(hashed.mode().sort()[0]), "block_hashes"
 
 
 def _tokenizer(trace: Trace) -> Tokenizer | None:
@@ -237,7 +258,7 @@ def _json(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def _again(sample: _Sample, candidates: Sequence[breakers.Candidate]) -> list[NDArray[np.uint32]]:
+def _again(sample: _Sample, candidates: Sequence[breakers.Candidate]) -> list[NDArray[Any]]:
     """The ids of all prompts, with fixes one after another."""
     assert sample.prompts is not None
     assert sample.tokenizer is not None
@@ -266,16 +287,17 @@ def _bytes(value: Any) -> bytes | None:
     return None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-def _hits(ids: Sequence[NDArray[np.uint32]], roots: NDArray[np.int64]) -> int:
+def _hits(ids: Sequence[NDArray[Any]], roots: NDArray[np.int64]) -> int:
     """Hit tokens of prompts against earlier ones of their group."""
     return int(_matched(ids, roots).sum())
 
 
-def _matched(ids: Sequence[NDArray[np.uint32]], roots: NDArray[np.int64]) -> NDArray[np.int64]:
+def _matched(ids: Sequence[NDArray[Any]], roots: NDArray[np.int64]) -> NDArray[np.int64]:
     """The same, prompt by prompt."""
     offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids], dtype=np.int64)]).astype(np.int64)
-    symbols = np.concatenate([np.empty(0, np.uint32), *ids])
-    return RadixTree().insert(symbols, offsets, roots).matched
+    dtype = ids[0].dtype if ids else np.dtype(np.uint32)
+    symbols = np.concatenate([np.empty(0, dtype), *ids])
+    return RadixTree(dtype=dtype).insert(symbols, offsets, roots).matched
 
 
 class _Seams(NamedTuple):

@@ -70,7 +70,8 @@ _CAPITALIZED = re.compile(r"[A-Z][\w'’-]{0,40}|[.,;:!?]")
 
 MIN_SHARED = 160  # characters that a family must share behind the place where it parts
 _MOST_VERSIONS = 12  # of a template that are served at once
-_OFTEN = 4  # requests, on average, that send a version
+_OFTEN = 2  # sessions, on average, that send a version
+_ALIKE = 0.6  # share of words in common
 _MOST_OBJECTS = 20  # JSON objects of a text whose keys are sorted
 _LONG_SPAN = 120  # characters, from which a differing span is a document
 _MOST_TEXTS = 4000  # distinct texts of one place that are compared
@@ -222,8 +223,8 @@ def _values(
     varying: dict[str, dict[str, list[_Value]]] = defaultdict(dict)  # kind -> text -> its values that vary
     rest = []
     for group in groups.values():
-        rest.append(max(group, key=lambda t: len(owners[t])))
         if len(group) < 2:
+            rest += group
             continue
         for k in range(len(values[group[0]])):
             if len({t[values[t][k].start : values[t][k].end] for t in group}) > 1:
@@ -339,18 +340,29 @@ def _of_family(
     if len(rest) < 2:
         return found
     head, tail = _span(rest)
+    if tail < MIN_SHARED:  # nothing is shared behind the place where they part
+        return found
     middles = {t: t[head : len(t) - tail] for t in rest}
-    said = [t for t in rest if middles[t].strip()]
-    repeated = sum(len(owners[t]) for t in said) / max(1, len(said))
-    if tail >= MIN_SHARED and len(said) > 1 and _are_names([middles[t] for t in said]):
-        found.append(_moving_span(prompts, place, "user_name", middles, owners, head))
-    elif len(rest) <= _MOST_VERSIONS and repeated >= _OFTEN:
+    said = {t: m for t, m in middles.items() if m.strip()}
+    sessions = [{prompts[i].session or f"#{i}" for i in owners[t]} for t in said]
+    served = len(rest) <= _MOST_VERSIONS and sum(map(len, sessions)) >= _OFTEN * len(said)
+    if len(said) > 1 and _are_names(list(said.values())):
+        found.append(_moving_span(prompts, place, "user_name", said, owners, head))
+    elif len(said) > 1 and len(rest) <= _MOST_VERSIONS and (served or _alike(list(said.values()))):
         found.append(_one_version(prompts, place, "template_drift", [rest], owners))
-    elif tail >= MIN_SHARED:
-        long = sum(len(middles[t]) for t in said) / max(1, len(said)) >= _LONG_SPAN
-        kind = "retrieved_documents" if long else "user_name"
-        found.append(_moving_span(prompts, place, kind, {t: middles[t] for t in said}, owners, head))
+    else:
+        long = sum(map(len, said.values())) >= _LONG_SPAN * len(said)
+        found.append(
+            _moving_span(prompts, place, "retrieved_documents" if long else "user_name", said, owners, head)
+        )
     return found
+
+
+def _alike(middles: list[str]) -> bool:
+    """Whether spans are versions of one another rather than different texts: they have words in common."""
+    words = [set(_WORD.findall(m)) for m in middles]
+    shares = [len(w & words[0]) / max(1, len(w | words[0])) for w in words[1:]]
+    return sum(shares) >= _ALIKE * len(shares)
 
 
 def _collapsed(text: str) -> str:
@@ -392,28 +404,33 @@ def _one_version(
         best.update(dict.fromkeys(group, usual))
     changed = [t for t in best if best[t] != t]
     members = sorted(i for t in best for i in owners[t])
-    at = _common(changed[0], best[changed[0]])
+    at = min(_common(t, best[t]) for t in changed)
+    shown = min(changed, key=lambda t: _common(t, best[t]))
 
     def fix(_: int, prompt: Prompt) -> Prompt:
         text = _place_text(prompt, place)
         return prompt if text is None or text not in best else _replaced(prompt, place, best[text], "")
 
     where = f"{_role(prompts[members[0]], place)}, character {at}"
-    example = (_around(changed[0], at), _around(best[changed[0]], at))
+    example = _around(shown, at), _around(best[shown], at)
     return Candidate(kind, where, place, at, members, fix, example)
 
 
 def _span(texts: Sequence[Sequence[str]]) -> tuple[int, int]:
     """(common head, common tail) of texts, as characters where they are strings, cut where words end; or of lists of pieces."""
-    first = texts[0]
-    head = min(_common(first, t) for t in texts[1:])
-    tail = min(_common(first[::-1], t[::-1]) for t in texts[1:])
+    first = max(texts, key=len)
+    head = min(_common(first, t) for t in texts)
+    tail = min(_common(first[::-1], t[::-1]) for t in texts)
     if isinstance(first, str):
-        while head and not first[head - 1].isspace():
+        while head and not (first[head - 1].isspace() or first[head : head + 1].isspace()):
             head -= 1
-        while tail and not first[len(first) - tail].isspace():
+        while 0 < tail < len(first) and not (_ends_word(first[-tail]) or first[-tail - 1].isspace()):
             tail -= 1
     return head, min(tail, min(map(len, texts)) - head)
+
+
+def _ends_word(character: str) -> bool:
+    return character.isspace() or character in ".,;:!?"
 
 
 def _moving_span(
@@ -568,44 +585,50 @@ def _history(prompts: Sequence[Prompt]) -> list[Candidate]:
 
 
 def _compared(before: _Sent, now: list[Message], keys: list[str]) -> tuple[str | None, list[Message]]:
-    """What became of a session's history, and the request as it would be had all of it been kept."""
-    if keys[: len(before.keys)] == before.keys:  # it grew, as histories do
-        return before.kind, [*before.whole, *now[len(before.keys) :]]
-    old, old_keys = before.whole, before.whole_keys
+    """What became of a session's history, and the request as it would be had all of it been kept.
+
+    System messages do not count: what changes in them is another matter.
+    """
+    heads = _heads(now)
+    raw_heads, old_heads = _heads(before.raw), _heads(before.whole)
+    body, raw = keys[heads:], before.keys[raw_heads:]
+    old, old_keys = before.whole[old_heads:], before.whole_keys[old_heads:]
+    if body[: len(raw)] == raw:  # it grew, as histories do
+        return before.kind, [*now[:heads], *old, *now[heads + len(raw) :]]
     same = 0
-    while same < min(len(keys), len(old_keys)) and keys[same] == old_keys[same]:
+    while same < min(len(body), len(old_keys)) and body[same] == old_keys[same]:
         same += 1
     if same == len(old_keys):
         return None, now
-    heads = 0
-    while heads < min(len(now), len(old)) and now[heads].get("role") in ("system", "developer"):
-        heads += 1
-    if same < heads:
-        return None, now
-    body, old_body = keys[heads:], old_keys[heads:]
-    for dropped in range(1, len(old_body)):
-        kept = old_body[dropped:]
-        if len(kept) <= len(body) and body[: len(kept)] == kept:
-            return "history_truncated", [*old[: heads + dropped], *now[heads:]]
     if (
-        body and body[0] in old_body[1:]
+        body and body[0] in old_keys[1:]
     ):  # what is kept may be all that is new since, but for its first message
-        at = old_body.index(body[0])
-        if all(a == b for a, b in zip(old_body[at:], body, strict=False)):
-            return "history_truncated", [*old[: heads + at], *now[heads:]]
-    roles = [m.get("role") for m in old]
-    if (
-        len(now) >= len(old)
-        and [m.get("role") for m in now[: len(old)]] == roles
-        and heads < same < len(old) - 1
-    ):
-        return "history_rewritten", [*old, *now[len(old) :]]
-    if same == heads and len(now) > heads + 1 and now[heads + 1].get("role") == "assistant":
+        at = len(old_keys) - 1 - old_keys[::-1].index(body[0])
+        if at and all(a == b for a, b in zip(old_keys[at:], body, strict=False)):
+            return "history_truncated", [*now[:heads], *old[:at], *now[heads:]]
+    # a last message that is another, with nothing behind it, is a question asked again
+    goes_on = same < len(old) - 1 or len(body) > len(old)
+    roles = [[m.get("role") for m in some] for some in (old, now[heads : heads + len(old)])]
+    if same and goes_on and roles[0] == roles[1]:
+        return "history_rewritten", [*now[:heads], *old, *now[heads + len(old) :]]
+    if same == 0 and len(body) > 1 and now[heads + 1].get("role") == "assistant":
         summary = text_of(now[heads]) or ""
-        told = [(text_of(m) or "")[:_QUOTED] for m in old[heads:]]
+        told = [(text_of(m) or "")[:_QUOTED] for m in old]
         if any(len(t) == _QUOTED and t in summary for t in told):
-            return "history_rewritten", [*old, *now[heads + 1 :]]
+            kept = body[1:]
+            again = next(
+                (k for k in range(min(len(kept), len(old_keys)), 0, -1) if old_keys[-k:] == kept[:k]), 0
+            )
+            return "history_rewritten", [*now[:heads], *old, *now[heads + 1 + again :]]
     return None, now
+
+
+def _heads(messages: list[Message]) -> int:
+    """System messages that a request begins with."""
+    n = 0
+    while n < len(messages) and messages[n].get("role") in ("system", "developer"):
+        n += 1
+    return n
 
 
 _QUOTED = 24  # characters of an earlier turn that a summary repeats
