@@ -186,6 +186,35 @@ def agents() -> list[Request]:
     return _chats(_data("swe-agent.json")["sessions"], "swe")
 
 
+def branches() -> list[Request]:
+    """OpenAssistant's conversation trees, a session each: answers are asked for again, and talked on from all of them."""
+    out = []
+    for t, tree in enumerate(_data("oasst-trees.json")["trees"]):
+        asked: list[list[dict[str, Any]]] = []
+        waiting = [(tree, [])]
+        while waiting:
+            node, before = waiting.pop(0)
+            said = [
+                *before,
+                {"role": "user" if node["role"] == "prompter" else "assistant", "content": node["text"]},
+            ]
+            if node["role"] == "prompter":
+                asked.append(said)
+            waiting += [(reply, said) for reply in node["replies"]]
+        out += [Request(f"tree-{t}", turn, _at(t, turn), messages) for turn, messages in enumerate(asked)]
+    return _in_order(out)
+
+
+def titled() -> list[Request]:
+    """The airline's sessions, in each of which another application asks for a title after every turn."""
+    out = []
+    for r in airline()[:120]:
+        question = (r.messages or [])[1]
+        ask = [{"role": "system", "content": "Give the conversation a title of five words."}, question]
+        out += [r, r._replace(messages=ask, at=r.at + dt.timedelta(seconds=1))]
+    return _in_order(out)
+
+
 def typing(cut: int = 37) -> list[Request]:
     """A completion for every line of thought while a text is being written, always up to the end of a word."""
     return _typed(lambda text, i: _word_end(text, i), cut)
@@ -205,7 +234,15 @@ def _word_end(text: str, i: int) -> int:
     return next((k for k in range(i, len(text)) if text[k - 1].isalpha() and text[k] == " "), len(text))
 
 
-CLEAN = {"airline": airline, "trading": trading, "helpdesk": helpdesk, "agents": agents, "typing": typing}
+CLEAN = {
+    "airline": airline,
+    "trading": trading,
+    "helpdesk": helpdesk,
+    "agents": agents,
+    "branches": branches,
+    "titled": titled,
+    "typing": typing,
+}
 
 
 # -- planting --------------------------------------------------------------------------------------------------

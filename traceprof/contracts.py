@@ -192,7 +192,9 @@ def profile_schema() -> Schema:
             "kind": _STR,
             "where": _STR,
             "requests": _COUNT,
-            "lost_tokens": _said(_COUNT, "measured: tokens that would not have to be computed with the remedy"),
+            "lost_tokens": _said(
+                _COUNT, "measured: tokens that would not have to be computed with the remedy"
+            ),
             "example": _or_null(_STR),
             "example_fixed": _or_null(_STR),
             "remedy": _STR,

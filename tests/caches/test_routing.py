@@ -11,7 +11,7 @@ from tests import lab, naive
 from traceprof.caches import infinite, lru, routing
 from traceprof.caches.routing import Options, replica_study, route
 from traceprof.caches.traffic import Traffic
-from traceprof.kernels.prompt_paths import nodes_at, prompt_paths
+from traceprof.kernels.prompt_paths import cut_paths, nodes_at, prompt_paths
 
 
 class Node:
@@ -160,7 +160,8 @@ def test_prompts_are_chains_of_whole_nodes(requests, data):
     """Two prompts have the nodes in common that they have the tokens in common of, cut wherever one wants."""
     traffic = lab.traffic_of(requests)
     also = np.array([data.draw(st.integers(0, len(r.prompt))) for r in requests], np.int64)
-    p = prompt_paths(traffic.paths(), traffic.prompt, (also,))
+    p, (ends_at, also_at) = cut_paths(traffic.paths(), (traffic.prompt, also))
+    assert ends_at.tolist() == p.node.tolist()
     chains = []
     for r in requests:
         chain, v = [], int(p.node[r.number])
@@ -172,6 +173,10 @@ def test_prompts_are_chains_of_whole_nodes(requests, data):
         assert ends[0] == len(r.prompt)
         assert [int(p.begin[v]) for v in chain] == ends[1:]
         assert also[r.number] in ends
+        if also[r.number]:
+            assert chain[ends.index(also[r.number])] == also_at[r.number]
+        else:
+            assert also_at[r.number] == -1 - r.root
         chains.append(chain[::-1])
     for a in requests:
         for b in requests:

@@ -78,10 +78,11 @@ def _print(found: Breakers, shown: list[list[tuple[str, str]]] | None) -> None:
     if not found.findings:
         page.prose(f"Nothing that is worth a change was found ({found.how}).")
         return
-    # every finding is measured against the same traffic as it is
+    one = len(found.findings) == 1
     page.prose(
-        f"{plural(len(found.findings), 'thing')} in the prompts {'costs' if len(found.findings) == 1 else 'cost'} shared prefix. "
-        f"Together they lose {short(found.together)} tokens; the hit rate is {percent(found.findings[0].hit_rate_before)}.",
+        f"{plural(len(found.findings), 'thing')} in the prompts {'costs' if one else 'cost'} shared prefix: "
+        f"{short(found.together)} tokens{'' if one else ' together'}. "
+        f"The hit rate is {percent(found.findings[0].hit_rate_before)}.",
         "bold",
     )
     page.prose(f"Cache without limit, {found.how}.", "dim")

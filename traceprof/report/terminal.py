@@ -187,7 +187,9 @@ def _engines(profile: Profile, page: _Page) -> None:
     for name in engines:
         rate = at(profile, "cache", "engines", name, "hit_rate")
         label = clean(at(profile, "cache", "engines", name, "label"), 20)
-        row = page.text(f"  {label:21}{percent(rate):>7}  ").append_text(page.bar(rate or 0.0, min(16, page.width - 34)))
+        row = page.text(f"  {label:21}{percent(rate):>7}  ").append_text(
+            page.bar(rate or 0.0, min(16, page.width - 34))
+        )
         for note in _notes(profile, name):
             if len(row) + len(note) + 2 <= page.width:
                 row.append(f"  {note}", "dim")
