@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # the servers of `make test-interop`; vllm takes 3.5 GB of disk and 2.5 GB of memory
 ENGINES ?= llamacpp litellm otel vllm
 # the engines of `make test-engines`, whose own cache code or server our models are held against
-CACHES  ?= llamacpp mlx_lm vllm_mlx vllm sglang lmdeploy
+CACHES  ?= llamacpp mlx_lm vllm_mlx vllm sglang lmdeploy routers
 
 .PHONY: setup demo test test-interop test-engines lint docs bench schemas clean
 

@@ -25,7 +25,8 @@ import numpy as np
 
 from traceprof.caches import ENGINES, engine
 from traceprof.caches.traffic import Traffic
-from traceprof.lab import Lab, Machine, machine_part
+from traceprof.lab import Lab, Machine, machine_part, providers_part, replicas_part
+from traceprof.prefix import over_time
 from traceprof.prefix.tree import RadixTree
 
 TURNS = 6
@@ -184,6 +185,14 @@ def main() -> None:
     print(
         f"\nthe whole lab, all engines on two threads: {wall:.1f} s, peak memory of the process {peak:,.0f} MB"
     )
+    for what, measure in (
+        ("replicas behind a router (vllm), one thread", lambda: replicas_part(lab, Machine())),
+        ("API providers, one thread", lambda: providers_part(lab)),
+        ("restarts, emptied hourly and daily", lambda: over_time.restart(traffic)),
+    ):
+        start = time.perf_counter()
+        measure()
+        print(f"{what}: {time.perf_counter() - start:.1f} s")
     stream = block_stream(traffic)
     peer = libcachesim(stream, capacity // BLOCK, chosen.work)
     if peer is not None:

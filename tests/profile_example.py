@@ -84,6 +84,8 @@ def _example() -> dict[str, Any]:
         "tokenizer": {"name": "cl100k_base", "exact": False, "unit": 1, "source": "tokens", "note": "A stand-in: no tokenizer was named"},
         "tokens": {"input": input_tokens, "output": 3_402_118, "distinct": round(input_tokens * (1 - 0.6243))},
         "prefix": {
+            "requests": 12_345,
+            "input_tokens": input_tokens,
             "hit_tokens": {k: round(v * input_tokens) for k, v in rates.items()},
             "hit_rate": rates,
             "with_outputs": {"hit_tokens": {k: round(v * input_tokens) for k, v in kept.items()}, "hit_rate": kept},
@@ -108,6 +110,28 @@ def _example() -> dict[str, Any]:
                 {"tokens": t, "requests": s // t + 1, "saved_tokens": s, "preview": p, "model": "meta-llama/Llama-3.1-8B-Instruct"}
                 for s, t, p in zip(saved, lengths, previews, strict=True)
             ],
+            "over_time": {
+                "bin_s": 1800, "offset_s": [1800 * i for i in range(9)], "requests": [1_372] * 9, "input_tokens": [6_803_840] * 9,
+                "hit_rate": [0.31, 0.58, 0.66, 0.65, None, 0.67, 0.64, 0.66, 0.65],
+                "by_hour": [
+                    {"hour": h, "requests": 2_469 if 9 <= h < 14 else 0, "input_tokens": 12_246_913 if 9 <= h < 14 else 0, "hit_rate": 0.6243 if 9 <= h < 14 else None}
+                    for h in range(24)
+                ],
+            },
+            "warm_up": {"steady_hit_rate": 0.6655, "requests": 1_976, "input_tokens": 9_800_000, "seconds": 2_411.0, "curve": [[0, 6172, 0.58], [6172, 12345, 0.6655]]},
+            "by_turn": [
+                {"turn": 1, "and_later": False, "requests": 1_402, "input_tokens": 6_000_000, "hit_tokens": 1_800_000, "hit_rate": 0.3},
+                {"turn": 2, "and_later": True, "requests": 10_943, "input_tokens": 55_234_567, "hit_tokens": 36_428_740, "hit_rate": 0.6595},
+            ],
+            "restart": {
+                "middle": {"lost_tokens": 811_000, "lost_points": 0.0132, "recovered_after_requests": 240, "recovered_after_s": 611.0},
+                "regularly": [{"every_s": 3600, "restarts": 4, "lost_tokens": 2_910_000, "lost_points": 0.0475}],
+            },
+            "isolation": {
+                "tenants": 2, "hit_rate_shared": 0.6243, "hit_rate_isolated": 0.6012, "lost_tokens": 1_414_518, "lost_points": 0.0231,
+                "losers": [{"tenant": "search", "lost_tokens": 1_414_518, "input_tokens": 21_234_567}],
+            },
+            "churn": [{"slots": 1, "models": 2, "loads": 811, "hit_tokens": 14_000_000, "hit_rate": 0.2286, "lost_tokens": 24_228_740, "lost_points": 0.3957}],
             "definitions": {
                 "mean_of_requests": {"value": 0.5243, "means": "mean of each request's own ratio, so that short prompts weigh as much as long ones"},
                 "full_blocks_only": {"value": 0.6102, "means": "hit blocks / full blocks, a request's last partial block left out"},
@@ -137,6 +161,32 @@ def _example() -> dict[str, Any]:
                     ("infinite", "infinite cache", 0.6315, 1, 0), ("vllm", "vLLM", 0.3821, 16, 120), ("sglang", "SGLang", 0.4011, 1, 97),
                     ("llamacpp", "llama.cpp server", 0.1032, 1, 11_204),
                 )
+            },
+            "replicas": {
+                "engine": "vllm", "capacity_tokens_each": 455_000,
+                "rows": [
+                    {
+                        "replicas": n, "policy": policy, "label": label, "hit_tokens": round(61_234_567 * rate), "hit_rate": rate,
+                        "evicted_tokens": 9_000_000, "load_imbalance": 1 + (n - 1) * uneven,
+                    }
+                    for n in (1, 2, 4)
+                    for policy, label, rate, uneven in (
+                        ("round_robin", "round robin", 0.3821 / n, 0.01), ("cache_aware", "cache-aware (SGLang's router)", 0.3821 + n / 100, 0.1),
+                    )
+                ],
+                "assumptions": ["all replicas are healthy and of one kind"],
+            },
+            "providers": {
+                "as_of": "2026-05-04",
+                "offers": [
+                    {
+                        "offer": "acme-large", "provider": "Acme", "label": "Acme Large", "ttl_s": ttl, "minimum_tokens": 1024, "hit_tokens": 30_000_000,
+                        "written_tokens": 20_000_000, "hit_rate": 0.4899, "input_usd_without_cache": 306.17, "input_usd": usd, "output_usd": 85.05,
+                        "saving": 1 - usd / 306.17, "saving_usd": 306.17 - usd, "cheapest": ttl == 300, "pays": True, "unverified": ["read"],
+                    }
+                    for ttl, usd in ((300, 121.1), (3600, 190.5))
+                ],
+                "assumptions": ["a lifetime is exact"],
             },
         },
         "lengths": {
@@ -201,7 +251,8 @@ def hash_trace() -> dict[str, Any]:
     prefix = profile["prefix"]
     for key in ("hit_tokens", "hit_rate", "mean_of_requests"):
         prefix[key] = {k: v if k == "512" else None for k, v in prefix[key].items()}
-    prefix.update(with_outputs=None, by_origin=None, by_tenant=None)
+    prefix.update(with_outputs=None, by_origin=None, by_tenant=None, by_turn=None, isolation=None)
+    prefix["over_time"]["by_hour"] = None
     prefix["by_model"] = {
         "unknown": {
             "requests": 12_345,

@@ -22,15 +22,44 @@ def chromium():
     [
         (
             "example",
-            {"hit_rate", "top_prefixes", "mrc", "input_lengths", "output_lengths", "concurrency", "arrivals"},
+            {
+                "hit_rate",
+                "top_prefixes",
+                "hit_rate_over_time",
+                "mrc",
+                "input_lengths",
+                "output_lengths",
+                "concurrency",
+                "arrivals",
+            },
         ),
         ("lengths_only", {"input_lengths", "output_lengths", "concurrency", "arrivals"}),
-        ("hash_trace", {"hit_rate", "top_prefixes", "mrc", "input_lengths", "output_lengths", "arrivals"}),
+        (
+            "hash_trace",
+            {
+                "hit_rate",
+                "top_prefixes",
+                "hit_rate_over_time",
+                "mrc",
+                "input_lengths",
+                "output_lengths",
+                "arrivals",
+            },
+        ),
         ("single_request", set()),
         ("empty", set()),
         (
             "hostile",
-            {"hit_rate", "top_prefixes", "mrc", "input_lengths", "output_lengths", "concurrency", "arrivals"},
+            {
+                "hit_rate",
+                "top_prefixes",
+                "hit_rate_over_time",
+                "mrc",
+                "input_lengths",
+                "output_lengths",
+                "concurrency",
+                "arrivals",
+            },
         ),
     ],
 )

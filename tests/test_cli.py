@@ -213,11 +213,31 @@ def test_the_command_shows_each_engine(tmp_path):
     assert "Nobody said what it runs on" in shown
     told = json.loads(traceprof("caches", tmp_path / "t", "--json", "--capacity-tokens", 1600).stdout)
     assert told["machine"]["given"]
-    assert told["engines"]["vllm"]["hit_tokens"] == told["engines"]["lru"]["hit_tokens"] - 6 * 512 // 32
+    # the last four prompts are known whole: of such a one, vLLM computes the last block again
+    assert told["engines"]["vllm"]["hit_tokens"] == told["engines"]["lru"]["hit_tokens"] - 4 * 16
     assert told["engines"]["vllm"]["refused_requests"] == 0
+    more = traceprof("caches", tmp_path / "t", "--engine", "lru", "--replicas", "--providers", "--json")
+    beyond = json.loads(more.stdout)
+    assert beyond["replicas"]["engine"] == "lru"
+    assert [r["hit_tokens"] for r in beyond["replicas"]["rows"] if r["replicas"] == 1] == [6144] * 4
+    assert {o["provider"] for o in beyond["providers"]["offers"]} >= {"Anthropic", "OpenAI", "DeepSeek"}
+    shown = traceprof(
+        "caches", tmp_path / "t", "--engine", "lru", "--replicas", "--providers"
+    ).stdout.decode()
+    assert "round robin" in shown
+    assert "x mean" in shown
+    assert "Claude" in shown
     wrong = traceprof("caches", tmp_path / "t", "--engine", "vlm")
     assert wrong.returncode == 2
     assert "one of infinite" in wrong.stderr.decode()
+    untimed = tmp_path / "untimed.jsonl"
+    untimed.write_text(
+        "".join(json.dumps({"messages": [{"role": "user", "content": "hi"}]}) + "\n" for _ in range(2))
+    )
+    assert traceprof("run", untimed, "-o", tmp_path / "u").returncode == 0
+    refused = traceprof("caches", tmp_path / "u" / "trace", "--engine", "lru", "--providers")
+    assert refused.returncode == 1
+    assert "keep prompts for a time, and the log has no arrival times" in refused.stderr.decode()
     lengths = tmp_path / "azure.csv"
     lengths.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,10,2\n")
     assert traceprof("ingest", lengths, "-o", tmp_path / "n").returncode == 0

@@ -117,27 +117,6 @@ def test_turns_are_counted_within_their_sessions(rows, limit):
     assert [r["turn"] for r in found if r["and_later"]] == [r["turn"] for r in found if r["turn"] == limit]
 
 
-@given(
-    st.lists(st.tuples(st.integers(-1, 5), st.integers(1, 9), st.integers(0, 9)), max_size=40),
-    st.integers(1, 4),
-)
-def test_tenants_stand_by_size_and_the_rest_together(rows, limit):
-    """The largest by name, the others in one row, requests of nobody in another."""
-    tenants, tokens, hits = (numbers([row[k] for row in rows]) for k in range(3))
-    found = ot.by_tenant(tenants, list("abcdef"), tokens, hits, limit=limit)
-    assert sum(r["requests"] for r in found) == len(rows)
-    assert sum(r["tenants"] for r in found) == 6
-    named = [r for r in found if r["tenant"] is not None]
-    assert len(named) == limit
-    assert [r["input_tokens"] for r in named] == sorted((r["input_tokens"] for r in named), reverse=True)
-    for r in named:
-        mine = [row for row in rows if row[0] == "abcdef".index(r["tenant"])]
-        assert (r["requests"], r["input_tokens"]) == (len(mine), sum(row[1] for row in mine))
-        assert r["hit_tokens"] == sum(row[2] for row in mine)
-    nobody = [r for r in found if r["tenants"] == 0]
-    assert sum(r["requests"] for r in nobody) == sum(row[0] < 0 for row in rows)
-
-
 @given(lab.requests(roots=(0, 0, 1)), st.lists(st.integers(-1, 2), min_size=14, max_size=14))
 def test_isolation_is_a_cache_for_each_tenant(requests, tenants):
     """One cache for all against one each, token by token."""

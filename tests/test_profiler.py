@@ -148,6 +148,37 @@ def test_where_sharing_comes_from(tmp_path):
     assert found["hit_rate"]["1"] == 8 / 16
 
 
+def test_sharing_over_time_is_the_same_sharing(tmp_path):
+    """Sums over time, turns and tenants are those of the whole; a restart and walls lose what they must."""
+    chat = [1, 2, 3, 4] * 8
+    lines = [
+        completion(
+            chat[: 8 * turn] + [9] * (turn % 2),
+            at=900 * n,
+            model="m" if n < 6 else "n",
+            session_id=f"s{n % 3}",
+            user=f"u{n % 2}",
+        )
+        for n, turn in enumerate((1, 2, 3, 4, 1, 4, 2, 3, 4))
+    ]
+    found = run(lines, tmp_path)
+    prefix = found["prefix"]
+    whole, hits = prefix["input_tokens"], prefix["hit_tokens"]["1"]
+    over = prefix["over_time"]
+    assert (sum(over["requests"]), sum(over["input_tokens"])) == (9, whole)
+    assert sum(h["requests"] for h in over["by_hour"]) == 9
+    assert [h["hour"] for h in over["by_hour"] if h["requests"]] == [0, 22, 23]  # from 22:13:20 UTC
+    assert [t["requests"] for t in prefix["by_turn"]] == [3, 3, 3]
+    assert sum(t["hit_tokens"] for t in prefix["by_turn"]) == hits
+    assert prefix["restart"]["middle"]["hit_tokens_never"] == hits
+    assert prefix["restart"]["middle"]["hit_tokens_restarting"] < hits
+    assert [r["restarts"] for r in prefix["restart"]["regularly"]] == [2]
+    assert prefix["churn"][0] == {
+        "slots": 1, "models": 2, "loads": 2, "hit_tokens": hits, "hit_rate": hits / whole, "lost_tokens": 0, "lost_points": 0.0,
+    }  # fmt: skip
+    assert prefix["warm_up"] is None  # too few requests to tell
+
+
 def test_models_tenants_and_salts_do_not_share(tmp_path):
     """A model, and a cache_salt, is a cache of its own; tenants share one."""
     ids = list(range(8))

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from traceprof.errors import UsageError
-from traceprof.report import charts, document, words
+from traceprof.report import charts, document, over_time, parts, serving, words
 from traceprof.report.html import render_html
 from traceprof.report.json import render_json
 from traceprof.report.markdown import render_markdown
@@ -264,6 +264,7 @@ def test_charts_come_with_the_numbers_they_need_and_not_without(tmp_path):
     all_of_them = [
         "hit_rate",
         "top_prefixes",
+        "hit_rate_over_time",
         "mrc",
         "input_lengths",
         "output_lengths",
@@ -271,8 +272,36 @@ def test_charts_come_with_the_numbers_they_need_and_not_without(tmp_path):
         "arrivals",
     ]
     assert list(charts.charts(profile, folder)) == all_of_them
-    assert list(charts.charts(profile)) == all_of_them[:5]
+    assert list(charts.charts(profile)) == all_of_them[:6]
     assert charts.charts(profile_example.empty()) == {}
+
+
+def test_sharing_over_time_in_sentences():
+    """What a cold cache takes, and what a restart, walls and model swaps cost."""
+    profile = profile_example.example()
+    warm, restart, walls, churn = over_time.time_facts(profile)
+    assert warm.startswith("A cold cache is warm after 1,976 requests, 40 min 11 s")
+    assert "loses 811.0 k hit tokens, 1.3 points of the hit rate, made up for within 10 min 11 s" in restart
+    assert "every 1 h loses 4.8 points" in restart
+    assert walls.endswith("would hit 60.1 % in place of 62.4 %.")
+    assert "would be loaded 811 times, which loses 39.6 points" in churn
+    profile["prefix"]["warm_up"]["requests"] = 6172
+    profile["prefix"]["isolation"]["hit_rate_isolated"] = 0.6243
+    slow, _, free, _ = over_time.time_facts(profile)
+    assert "never hits as often" in slow
+    assert free.endswith("would hit as often, 62.4 %.")
+    assert list(over_time.time_facts(profile_example.empty())) == []
+
+
+def test_replicas_say_how_uneven_they_are_loaded():
+    """A hit rate that is kept by sending everything to one replica must not look like a gain."""
+    rows = next(
+        p for p in serving.replica_parts(profile_example.example()) if isinstance(p, parts.Table)
+    ).rows
+    assert [[c.text for c in row] for row in rows] == [
+        ["round robin", "38.2 %", "19.1 %", "9.6 %", "1.03"],
+        ["cache-aware (SGLang's router)", "39.2 %", "40.2 %", "42.2 %", "1.3"],
+    ]
 
 
 def test_charts_are_saved_as_svg_and_png(tmp_path):

@@ -68,6 +68,70 @@ _LENGTHS = _object(
 _LEVELS = {"mean": _NUM, "p50": _COUNT, "p95": _COUNT, "p99": _COUNT, "peak": _COUNT}
 
 
+def _time_keys() -> dict[str, Schema]:
+    """How sharing goes on through the trace: keys of `prefix`."""
+    lost = {"lost_tokens": _COUNT, "lost_points": _said(_or_null(_NUM), "of the hit rate")}
+    row = {"requests": _COUNT, "input_tokens": _COUNT, "hit_rate": _or_null(_RATE)}
+    return {
+        "over_time": _or_null(
+            _object(
+                {
+                    "bin_s": _or_null(_COUNT),
+                    "offset_s": _list(_COUNT),
+                    "requests": _list(_COUNT),
+                    "input_tokens": _list(_COUNT),
+                    "hit_rate": _list(_or_null(_RATE)),
+                    "by_hour": _said(_or_null(_list(_object({"hour": _COUNT, **row}))), "of the day, UTC"),
+                }
+            )
+        ),
+        "warm_up": _or_null(
+            _object(
+                {
+                    "steady_hit_rate": _said(_RATE, "of the second half of the requests"),
+                    "requests": _said(
+                        _COUNT, "after which the rest of the first half hits as often, within a point"
+                    ),
+                    "input_tokens": _COUNT,
+                    "seconds": _NUM,
+                    "curve": _said(_list({"type": "array"}), "[requests from, requests to, hit rate]"),
+                },
+                "how long a cold, infinite cache takes",
+            )
+        ),
+        "by_turn": _or_null(_list(_object({"turn": _COUNT, "and_later": _BOOL, **row}))),
+        "restart": _or_null(
+            _object(
+                {
+                    "middle": _object({**lost, "recovered_after_s": _or_null(_NUM)}),
+                    "regularly": _list(_object({"every_s": _COUNT, "restarts": _COUNT, **lost})),
+                },
+                "what an infinite cache loses when it is emptied",
+            )
+        ),
+        "isolation": _or_null(
+            _object(
+                {
+                    "tenants": _COUNT,
+                    "hit_rate_shared": _or_null(_RATE),
+                    "hit_rate_isolated": _or_null(_RATE),
+                    **lost,
+                    "losers": _list(_object({"tenant": _STR, "lost_tokens": _COUNT, "input_tokens": _COUNT})),
+                },
+                "what it costs to keep tenants' caches apart (cache_salt)",
+            )
+        ),
+        "churn": _or_null(
+            _list(
+                _object(
+                    {"slots": _COUNT, "models": _COUNT, "loads": _COUNT, "hit_rate": _or_null(_RATE), **lost},
+                    "models that take turns in so many slots, where a model's cache goes with it",
+                )
+            )
+        ),
+    }
+
+
 def profile_schema() -> Schema:
     """profile.json."""
     trace = _object(
@@ -127,6 +191,7 @@ def profile_schema() -> Schema:
                 )
             ),
             "definitions": _map(_object({"value": _or_null(_RATE), "means": _STR})),
+            **_time_keys(),
         }
     )
     engine = _object(
@@ -157,6 +222,60 @@ def profile_schema() -> Schema:
                 "what the engines' caches are sized for; given: false where nobody named it",
             ),
             "engines": _map(engine),
+            "replicas": _or_null(
+                _object(
+                    {
+                        "engine": _STR,
+                        "capacity_tokens_each": _COUNT,
+                        "rows": _list(
+                            _object(
+                                {
+                                    "replicas": _COUNT,
+                                    "policy": _STR,
+                                    "label": _STR,
+                                    "hit_tokens": _COUNT,
+                                    "hit_rate": _or_null(_RATE),
+                                    "evicted_tokens": _COUNT,
+                                    "load_imbalance": _said(
+                                        _or_null(_NUM), "input tokens of the busiest replica / mean"
+                                    ),
+                                }
+                            )
+                        ),
+                        "assumptions": _list(_STR),
+                    },
+                    "an engine's cache on several replicas, by the router's policy",
+                )
+            ),
+            "providers": _or_null(
+                _object(
+                    {
+                        "as_of": _said(_STR, "when the prices were read"),
+                        "offers": _list(
+                            _object(
+                                {
+                                    "offer": _STR,
+                                    "provider": _STR,
+                                    "label": _STR,
+                                    "ttl_s": _COUNT,
+                                    "minimum_tokens": _COUNT,
+                                    "hit_tokens": _COUNT,
+                                    "written_tokens": _COUNT,
+                                    "hit_rate": _or_null(_RATE),
+                                    "input_usd_without_cache": _NUM,
+                                    "input_usd": _NUM,
+                                    "output_usd": _NUM,
+                                    "cheapest": _said(_BOOL, "of the offer's lifetimes"),
+                                    "pays": _said(_BOOL, "whether the cache saves anything"),
+                                    "unverified": _list(_STR),
+                                }
+                            )
+                        ),
+                        "assumptions": _list(_STR),
+                    },
+                    "API providers' prompt caches, priced",
+                )
+            ),
         }
     )
     concurrency = _object(

@@ -6,6 +6,7 @@ they ended, so what runs side by side is pinned as it is in the engine.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from traceprof.caches import ENGINES, engine, memory
+from traceprof.caches import ENGINES, engine, memory, providers, routing
 from traceprof.caches.memory import Mark, Model
 from traceprof.caches.traffic import Outcome, Traffic
 from traceprof.errors import UsageError
@@ -24,6 +25,9 @@ from traceprof.workers import Progress
 LARGE = (
     20_000_000  # input tokens, above which a profile runs fewer models, and those at one size of memory only
 )
+REPLICAS = (1, 2, 4, 8)
+POLICIES = ("round_robin", "session_sticky", "prefix_hash", "cache_aware", "cache_aware_vllm")
+USUAL_ENGINE = "vllm"  # whose cache the replicas have
 SLOW = ("llamacpp", "ollama", "vllm_mlx")  # models that compare a prompt with every sequence they keep
 
 
@@ -139,25 +143,54 @@ class Lab(NamedTuple):
     """Traffic apart by the model that serves it."""
 
     pools: list[Traffic]
+    sessions: list[NDArray[np.int64]]  # of each pool's requests: a number for each session, -1 for none
     input_tokens: int
     sequence_tokens: int  # mean of prompt + output
     how: str
+    unit: int = 1  # tokens that the trace tells apart
 
     @classmethod
-    def of(cls, traffic: Traffic, served_by: NDArray[np.int64], how: str) -> Lab:
+    def of(
+        cls,
+        traffic: Traffic,
+        served_by: NDArray[np.int64],
+        how: str,
+        sessions: NDArray[np.int64] | None = None,
+        unit: int = 1,
+    ) -> Lab:
         """served_by [request]: a number for each model; -1 for a request that no model saw."""
-        pools = [traffic.subset(served_by == one) for one in np.unique(served_by[served_by >= 0])]
+        if sessions is None:
+            sessions = np.full(traffic.requests, -1, np.int64)
         seen = served_by >= 0
+        models = [served_by == one for one in np.unique(served_by[seen])]
         mean = int(traffic.total[seen].mean()) if seen.any() else 0
-        return cls(pools, int(traffic.prompt[seen].sum()), mean, how)
+        return cls(
+            [traffic.subset(of_model) for of_model in models],
+            [sessions[of_model] for of_model in models],
+            int(traffic.prompt[seen].sum()),
+            mean,
+            how,
+            unit,
+        )
+
+    @property
+    def timed(self) -> bool:
+        """Whether it is known when requests came."""
+        return any(pool.requests and pool.arrival_us[-1] > pool.arrival_us[0] for pool in self.pools)
 
     def run(self, name: str, capacity_tokens: int, token_bytes: float) -> Result:
         """One engine, every model on an instance of its own."""
-        model = engine(name)
-        sized: Callable[[float], dict[str, Any]] = getattr(model, "sized", lambda token_bytes: {})
-        options = sized(token_bytes)
-        outcomes = [model.simulate(pool, capacity_tokens, **options) for pool in self.pools]
+        simulate = simulator(name, token_bytes)
+        outcomes = [simulate(pool, capacity_tokens) for pool in self.pools]
         return Result.of(name, capacity_tokens, outcomes, self.input_tokens)
+
+
+def simulator(name: str, token_bytes: float) -> Callable[[Traffic, int], Outcome]:
+    """An engine's cache by its name; token_bytes is what of its options hangs on the size of a token's KV."""
+    model = engine(name)
+    sized: Callable[[float], dict[str, Any]] = getattr(model, "sized", lambda token_bytes: {})
+    simulate: Callable[[Traffic, int], Outcome] = functools.partial(model.simulate, **sized(token_bytes))
+    return simulate
 
 
 class Result(NamedTuple):
@@ -263,3 +296,48 @@ def engines_part(
             if progress is not None:
                 progress("engines' caches", done, len(names))
     return parts
+
+
+def replicas_part(
+    lab: Lab,
+    machine: Machine,
+    name: str = USUAL_ENGINE,
+    replicas: Sequence[int] = REPLICAS,
+    policies: Sequence[str] = POLICIES,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`profile.cache.replicas`: an engine's cache on several replicas, each with the machine's capacity, behind a router."""
+    here = machine.at(lab.sequence_tokens)
+    if all((of < 0).all() for of in lab.sessions):
+        policies = [policy for policy in policies if policy != "session_sticky"]
+    if not any((pool.end_us > pool.arrival_us).any() for pool in lab.pools):
+        policies = [policy for policy in policies if policy not in routing.TIMED]
+    return {
+        "engine": name,
+        "capacity_tokens_each": here.capacity_tokens,
+        "rows": routing.replica_study(
+            lab.pools,
+            simulator(name, here.token_bytes),
+            here.capacity_tokens,
+            replicas,
+            policies,
+            sessions=lab.sessions,
+            progress=progress,
+        ),
+        "assumptions": [*routing.ASSUMPTIONS, lab.how],
+    }
+
+
+def providers_part(lab: Lab) -> dict[str, Any] | None:
+    """`profile.cache.providers`: what API providers' prompt caches would hold of this traffic, and what that costs.
+
+    None where it is not known when requests came: entries live for a time.
+    """
+    if not lab.timed:
+        return None
+    tail = max(providers.TAIL_TOKENS, lab.unit)
+    return {
+        "as_of": providers.as_of().isoformat(),
+        "offers": providers.compare(lab.pools, lab.sessions, tail_tokens=tail),
+        "assumptions": [*providers.ASSUMPTIONS, lab.how],
+    }

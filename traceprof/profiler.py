@@ -22,11 +22,12 @@ from traceprof import schema
 from traceprof.caches import infinite, memory
 from traceprof.caches.traffic import Traffic
 from traceprof.errors import TraceprofError
-from traceprof.lab import LARGE, Lab, Machine, machine_part, timed
+from traceprof.lab import LARGE, Lab, Machine, machine_part, providers_part, replicas_part, timed
 from traceprof.load import concurrency as flight
 from traceprof.load.arrivals import arrivals
 from traceprof.load.lengths import lengths
 from traceprof.load.sessions import sessions
+from traceprof.prefix import over_time as by_time
 from traceprof.prefix.blocks import SCHEME
 from traceprof.prefix.reuse import MissRatioCurve
 from traceprof.prefix.tree import RadixTree, Stats, TopPrefix, hit_tokens
@@ -71,6 +72,9 @@ class Prefix(NamedTuple):
 
     matched: NDArray[np.int64]  # symbols
     matched_with_outputs: NDArray[np.int64] | None
+    sessions: (
+        NDArray[np.int64] | None
+    )  # a number for each session, -1 for none; None where the log names none
     matched_in_session: NDArray[np.int64] | None
     curve: MissRatioCurve
     stats: Stats
@@ -127,15 +131,22 @@ def profile(
             "distinct": prefix.stats.distinct_tokens,
         }
         profile["prefix"] = _prefix_part(rows, prompts, prefix, hits, with_outputs, previews, left_out)
+        profile["prefix"] |= _time_part(rows, prompts, prefix, left_out)
         lab = lab_of(rows, prompts, prefix)
         profile["cache"] = _cache_part(prefix.curve, prompts) | machine_part(
             lab, machine or Machine(), whole=False, progress=say
         )
-        if lab.input_tokens > LARGE:
+        profile["cache"]["replicas"], profile["cache"]["providers"] = None, None
+        if lab.input_tokens <= LARGE:
+            profile["cache"]["replicas"] = replicas_part(lab, machine or Machine(), progress=say)
+            profile["cache"]["providers"] = providers_part(lab)
+            if not lab.timed:
+                left_out.append({"measure": "API providers' caches", "reason": lab.how})
+        else:
             left_out.append(
                 {
-                    "measure": "engines' caches by size of memory, and those of llama.cpp, Ollama and vllm-mlx",
-                    "reason": f"more than {LARGE:,} input tokens: `traceprof caches` has them",
+                    "measure": "engines' caches by size of memory, those of llama.cpp, Ollama and vllm-mlx, replicas, API providers",
+                    "reason": f"more than {LARGE:,} input tokens: `traceprof caches` has them (--replicas, --providers)",
                 }
             )
     else:
@@ -378,11 +389,12 @@ def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Prog
     def in_groups(group: NDArray[np.int64]) -> NDArray[np.int64]:
         return _symbols(infinite.hits_in_groups(traffic, group), prompts)
 
-    sessions = _session_groups(rows, prompts)
+    sessions = _numbers(rows["session_id"].gather(prompts.rows))
     rejected = rows["status"].gather(prompts.rows).eq_missing("rejected").to_numpy()
     return Prefix(
         matched,
         _symbols(infinite.hits_with_outputs(traffic), prompts) if has_outputs else None,
+        sessions,
         None if sessions is None else in_groups(sessions),
         MissRatioCurve(
             np.concatenate([r.start for r in runs]) if runs else np.empty(0, np.int64),
@@ -428,9 +440,8 @@ def _times(rows: pl.DataFrame, prompts: Prompts) -> tuple[NDArray[np.int64], NDA
     return start.to_numpy(), pl.select(pl.max_horizontal(start, end)).to_series().to_numpy(), how
 
 
-def _session_groups(rows: pl.DataFrame, prompts: Prompts) -> NDArray[np.int64] | None:
-    """A number for each session, -1 for a request without one: nobody is there to share with; None when there are none."""
-    names = rows["session_id"].gather(prompts.rows)
+def _numbers(names: pl.Series) -> NDArray[np.int64] | None:
+    """A number for each name, in the order of the names, -1 for a request without one; None when there are none."""
     if names.null_count() == len(names):
         return None
     return (names.rank("dense").cast(pl.Int64) - 1).fill_null(-1).to_numpy()
@@ -672,6 +683,59 @@ def _prefix_part(
     }
 
 
+def _time_part(
+    rows: pl.DataFrame, prompts: Prompts, prefix: Prefix, left_out: list[dict[str, str]]
+) -> dict[str, Any]:
+    """How sharing goes on through the trace, and what it loses to restarts, walls between tenants, and model swaps.
+
+    All in an infinite cache of the prompts. Without times on one clock only what needs their order is known.
+    """
+    measured = rows[prompts.rows.tolist()]
+    times = _arrivals_of(measured)
+    hits = np.minimum(prefix.matched * prompts.unit, prompts.tokens)
+    found: dict[str, Any] = dict.fromkeys(
+        ("over_time", "warm_up", "restart", "by_turn", "isolation", "churn")
+    )
+    if times is None:
+        left_out.append(
+            {
+                "measure": "hit rate over time, restarts",
+                "reason": "the requests do not stand in the order of one clock",
+            }
+        )
+    else:
+        traffic = prefix.traffic._replace(arrival_us=times.start_us)
+        found["over_time"] = by_time.over_time(times.start_us, prompts.tokens, hits, zero_us=times.zero_us)
+        found["warm_up"] = by_time.warm_up(times.start_us, prompts.tokens, hits)
+        found["restart"] = by_time.restart(traffic)
+    if prefix.sessions is not None:
+        found["by_turn"] = by_time.by_turn(prefix.sessions, prompts.tokens, hits)
+    tenants = _numbers(measured["tenant_id"])
+    if tenants is not None and tenants.max() > 0:
+        names = measured["tenant_id"].drop_nulls().unique().sort().to_list()
+        found["isolation"] = by_time.isolation(prefix.traffic, tenants, names)
+    models = _numbers(measured["model"])
+    if models is not None and models.max() > 0:
+        slots = [n for n in (1, 2, 4, 8) if n <= models.max()]  # with more, all stay
+        found["churn"] = by_time.churn(prefix.traffic, models, slots)
+    return found
+
+
+class _Arrivals(NamedTuple):
+    start_us: NDArray[np.int64]  # never falls
+    zero_us: int | None  # unix time of start_us = 0, where that is known
+
+
+def _arrivals_of(measured: pl.DataFrame) -> _Arrivals | None:
+    """When the measured requests arrived; None where that is not known of all, on one clock and in order."""
+    start = measured["start_us"]
+    if not len(start) or start.null_count() or not _one_clock(measured) or not start.is_sorted():
+        return None
+    zero = measured["arrival_ts"].dt.epoch("us")[0]
+    first = start.to_numpy().astype(np.int64)
+    return _Arrivals(first, None if zero is None else int(zero) - int(first[0]))
+
+
 def _by(
     names: pl.Series, prompts: Prompts, hits: dict[int, NDArray[np.int64] | None], most: int = 50
 ) -> dict[str, dict[str, Any]]:
@@ -774,6 +838,8 @@ def lab_of(rows: pl.DataFrame, prompts: Prompts, prefix: Prefix) -> Lab:
         prefix.traffic._replace(arrival_us=times.arrival_us, first_us=times.first_us, end_us=times.end_us),
         served_by.to_series().to_numpy(),
         times.how,
+        prefix.sessions,
+        prompts.unit,
     )
 
 

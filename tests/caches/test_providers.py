@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests import lab
+from tests import lab, naive
 from traceprof.caches import infinite, providers
-from traceprof.caches.providers import Reuse, bill, compare, offers, opening_tokens, simulate
+from traceprof.caches.providers import (
+    Reuse,
+    bill,
+    compare,
+    last_message_tokens,
+    offers,
+    opening_tokens,
+    simulate,
+)
 from traceprof.caches.traffic import Traffic
 
 OFFERS = offers()
@@ -50,8 +58,8 @@ class Marks:
 
     def first(self, request, at, opening):
         self.write(request, at, len(request.prompt))
-        if opening is not None:
-            self.write(request, at, opening)
+        for depth in opening:
+            self.write(request, at, depth)
         if self.offer.joins:
             self.write(request, at, self.parted[request.number])
             for n in range(1, len(request.prompt) + 1):
@@ -86,12 +94,12 @@ class Prefixes(Marks):
         pass
 
 
-def slow(requests, offer, ttl, opening=None):
+def slow(requests, offer, ttl, breakpoints=()):
     """Hits of each request: all that happened before it arrived, then it."""
     model = (Marks if offer.kind == "marks" else Prefixes)(offer, ttl)
     events = []
     for r in requests:
-        mark = None if opening is None else min(int(opening[r.number]), len(r.prompt))
+        mark = [min(int(depths[r.number]), len(r.prompt)) for depths in breakpoints]
         events.append(
             (
                 r.arrival + r.first,
@@ -118,10 +126,10 @@ def small(kind, minimum, step=1, outputs=False, joins=False):
     return OFFERS[name]._replace(minimum_tokens=minimum, step_tokens=step, outputs=outputs, joins=joins)
 
 
-def agree(requests, offer, ttl, opening=None):
+def agree(requests, offer, ttl, breakpoints=()):
     traffic = lab.traffic_of(requests)
-    found = simulate(traffic, offer, ttl / SECOND, opening=opening)
-    assert found.hit_tokens.tolist() == slow(requests, offer, ttl, opening)
+    found = simulate(traffic, offer, ttl / SECOND, breakpoints=breakpoints)
+    assert found.hit_tokens.tolist() == slow(requests, offer, ttl, breakpoints)
     kept = traffic.prompt // offer.step_tokens * offer.step_tokens
     expected = np.where(traffic.prompt >= offer.minimum_tokens, np.maximum(kept - found.hit_tokens, 0), 0)
     assert found.written_tokens.tolist() == expected.tolist()
@@ -137,10 +145,11 @@ def agree(requests, offer, ttl, opening=None):
 )
 def test_marks_say_what_their_twin_says(requests, minimum, ttl, outputs, joins, data):
     """Entries at the ends of prompts, openings and answers, and where prompts part."""
-    opening = None
-    if data.draw(st.booleans()):
-        opening = np.array([data.draw(st.integers(0, len(r.prompt))) for r in requests], np.int64)
-    agree(requests, small("marks", minimum, outputs=outputs, joins=joins), ttl, opening)
+    breakpoints = [
+        np.array([data.draw(st.integers(0, len(r.prompt))) for r in requests], np.int64)
+        for _ in range(data.draw(st.integers(0, 3)))
+    ]
+    agree(requests, small("marks", minimum, outputs=outputs, joins=joins), ttl, breakpoints)
 
 
 @given(lab.requests(roots=(0, 0, 1)), st.integers(0, 5), st.integers(1, 12), st.integers(1, 4))
@@ -156,8 +165,8 @@ def test_both_kinds_on_a_thousand_longer_traces():
             agree(requests, small("prefixes", i % 7, 1 + i % 5), 1 + i % 60)
         else:
             traffic = lab.traffic_of(requests)
-            opening = opening_tokens(traffic) if i % 4 else None
-            agree(requests, small("marks", i % 7, outputs=i % 3 == 0, joins=i % 5 == 0), 1 + i % 60, opening)
+            at = (opening_tokens(traffic), last_message_tokens(traffic, 5))[: i % 4]
+            agree(requests, small("marks", i % 7, outputs=i % 3 == 0, joins=i % 5 == 0), 1 + i % 60, at)
 
 
 def test_a_lifetime_begins_again_with_every_read():
@@ -189,7 +198,11 @@ def test_what_parts_before_a_mark_shares_nothing_without_an_opening():
     """Two questions about one document: a breakpoint behind the document is what pays."""
     two = Traffic.of_lists([([1, 2, 3, 4], [], 0, 0), ([1, 2, 3, 5], [], 1, 1), ([1, 2, 3, 6], [], 2, 2)])
     assert simulate(two, small("marks", 1), 300).hit_tokens.tolist() == [0, 0, 0]
-    assert simulate(two, small("marks", 1), 300, opening=opening_tokens(two)).hit_tokens.tolist() == [0, 3, 3]
+    assert simulate(two, small("marks", 1), 300, breakpoints=[opening_tokens(two)]).hit_tokens.tolist() == [
+        0,
+        3,
+        3,
+    ]
     # DeepSeek finds out by itself, one request later
     assert simulate(two, small("marks", 1, joins=True), 300).hit_tokens.tolist() == [0, 0, 3]
     # and with prefixes there are no marks; 2 tokens a step
@@ -255,6 +268,35 @@ def test_openings_are_what_another_session_begins_with_too(requests, names):
     assert opening_tokens(traffic, sessions).tolist() == expected
 
 
+@given(lab.requests(), st.integers(0, 9))
+def test_the_last_message_ends_where_another_prompt_parts_from_it(requests, tail):
+    """The longest prefix in common with any other prompt, if it reaches into the tail."""
+    expected = []
+    for r in requests:
+        parted = max(
+            (naive.common_prefix(r.prompt, o.prompt) for o in requests if o.number != r.number), default=0
+        )
+        expected.append(parted if parted >= len(r.prompt) - tail else len(r.prompt))
+    assert last_message_tokens(lab.traffic_of(requests), tail).tolist() == expected
+
+
+def test_the_head_of_an_answer_does_not_hide_a_message():
+    """A template sets a few tokens behind the last message: the next request goes on before them, and hits all the same."""
+    head = [7] * 3
+    a, b = list(range(10, 2010)), list(range(3000, 3500))
+    turns = Traffic.of_lists(
+        [
+            (a + head, [], 0, 0),
+            (a + b + head, [], SECOND, SECOND),
+            (a + b + b + head, [], 2 * SECOND, 2 * SECOND),
+        ]
+    )
+    (row, _) = compare([turns], [np.zeros(3, np.int64)], ["anthropic-claude-opus-5"])
+    assert row["hit_tokens"] == 2000 + 2500
+    (row, _) = compare([turns], [np.zeros(3, np.int64)], ["anthropic-claude-opus-5"], tail_tokens=2)
+    assert row["hit_tokens"] == 0
+
+
 def chat(turns, gap_s, sessions=20, system=2000, turn=500):
     """Sessions side by side that take a turn every `gap_s`, all with one system prompt."""
     rng = np.random.default_rng(3)
@@ -294,7 +336,10 @@ def test_a_bill_adds_up():
         for row in compare(halves, of, [name]):
             apart = []
             for half, group in zip(halves, of, strict=True):
-                reuse = simulate(half, offer, row["ttl_s"], opening=opening_tokens(half, group))
+                at = [last_message_tokens(half)]
+                if not offer.joins:
+                    at.append(opening_tokens(half, group))
+                reuse = simulate(half, offer, row["ttl_s"], breakpoints=at)
                 assert (reuse.hit_tokens + reuse.written_tokens <= half.prompt).all()
                 apart.append(bill(half, offer, reuse, row["ttl_s"]))
             for key in ("hit_tokens", "written_tokens", "input_usd", "input_usd_without_cache", "output_usd"):

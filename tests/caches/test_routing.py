@@ -15,37 +15,47 @@ from traceprof.kernels.prompt_paths import cut_paths, nodes_at, prompt_paths
 
 
 class Node:
-    """A stretch of text, who was sent it, and who was first."""
+    """A stretch of text, when each who was sent it was so, and who was first."""
 
-    def __init__(self, text, tenants, first):
-        self.text, self.tenants, self.first = text, tenants, first
+    def __init__(self, text, stamps, first, parent):
+        self.text, self.stamps, self.first, self.parent = text, stamps, first, parent
         self.children = {}
 
 
 class Tree:
-    """The routers' tree of prompts: split where they part, as `policies/tree.rs` does."""
+    """The routers' tree of prompts: split where they part, cut back from its leaves, as `policies/tree.rs` does."""
 
-    def __init__(self):
-        self.root = Node((), set(), None)
+    def __init__(self, tenants):
+        self.root = Node((), {}, None, None)
+        self.now = tenants  # each was inserted with an empty text
+        self.sizes = dict.fromkeys(range(tenants), 0)
+
+    def tick(self):
+        self.now += 1
+        return self.now - 1
 
     def insert(self, text, tenant):
         at = self.root
         while text:
             child = at.children.get(text[0])
             if child is None:
-                at.children[text[0]] = Node(text, {tenant}, tenant)
+                at.children[text[0]] = Node(text, {tenant: self.tick()}, tenant, at)
+                self.sizes[tenant] += len(text)
                 return
             shared = naive.common_prefix(text, child.text)
             if shared < len(child.text):
-                upper = Node(child.text[:shared], set(child.tenants), child.first)
+                upper = Node(child.text[:shared], dict(child.stamps), child.first, at)
                 upper.children[child.text[shared]] = child
-                child.text = child.text[shared:]
+                child.text, child.parent = child.text[shared:], upper
                 at.children[text[0]] = child = upper
-            child.tenants.add(tenant)
+            if tenant not in child.stamps:
+                child.stamps[tenant] = 0
+                self.sizes[tenant] += len(child.text)
             at, text = child, text[shared:]
+        at.stamps[tenant] = self.tick()
 
     def match(self, text):
-        """(length, who was sent it first)."""
+        """(length, who was sent it first, or has it still)."""
         at, matched = self.root, 0
         while text and (child := at.children.get(text[0])):
             shared = naive.common_prefix(text, child.text)
@@ -53,18 +63,47 @@ class Tree:
             at, text = child, text[shared:]
             if shared < len(child.text):
                 break
-        return matched, at.first
+        now = self.tick()
+        if at is self.root:
+            return 0, None
+        tenant = at.first if at.first in at.stamps else min(at.stamps)
+        if now % 8 == 0:
+            at.stamps[tenant] = now
+        return matched, tenant
 
     def match_of(self, text, tenant):
         """How much one of them was sent."""
         at, matched = self.root, 0
-        while text and (child := at.children.get(text[0])) and tenant in child.tenants:
+        while text and (child := at.children.get(text[0])) and tenant in child.stamps:
             shared = naive.common_prefix(text, child.text)
             matched += shared
             at, text = child, text[shared:]
             if shared < len(child.text):
                 break
         return matched
+
+    def nodes(self, at=None):
+        for child in (at or self.root).children.values():
+            yield child
+            yield from self.nodes(child)
+
+    def cut_back(self, room):
+        """The oldest leaf of each who has too much, again and again; of two as old the one whose beginning is less."""
+        for tenant in self.sizes:
+            while self.sizes[tenant] > room:
+                leaves = [
+                    node for node in self.nodes()
+                    if tenant in node.stamps and not any(tenant in c.stamps for c in node.children.values())
+                ]  # fmt: skip
+                oldest = min(node.stamps[tenant] for node in leaves)
+                (leaf,) = [node for node in leaves if node.stamps[tenant] == oldest][:1]
+                self.ties += sum(node.stamps[tenant] == oldest for node in leaves) - 1
+                self.sizes[tenant] -= len(leaf.text)
+                del leaf.stamps[tenant]
+                if not leaf.stamps:
+                    del leaf.parent.children[leaf.text[0]]
+
+    ties = 0
 
 
 def loads(requests, served, r, workers):
@@ -74,29 +113,35 @@ def loads(requests, served, r, workers):
 
 
 def slow_cache_aware(requests, workers, said, each):
-    """Request by request, as `policies/cache_aware.rs` of either router."""
-    trees, served = {}, []
+    """Request by request, as `policies/cache_aware.rs` of either router; None where chance decides what is forgotten."""
+    tree, served = Tree(workers), []
+    due = requests[0].arrival + said.tree_cut_s if requests else 0
     for r in requests:
-        tree = trees.setdefault(r.root, Tree())
+        while r.arrival >= due:
+            tree.cut_back(said.tree_tokens)
+            due += said.tree_cut_s
+        if tree.ties:
+            return None
+        text = ((r.root, t) for t in r.prompt)
+        text = tuple(text)
         load = loads(requests, served, r, workers)
         unequal = (
             max(load) - min(load) > said.balance_abs_threshold
             and max(load) > min(load) * said.balance_rel_threshold
         )
         if each:
-            matched = [tree.match_of(r.prompt, w) for w in range(workers)]
-            good = (
-                not unequal and r.prompt and max(matched) / len(r.prompt) > np.float32(said.cache_threshold)
-            )
+            matched = [tree.match_of(text, w) for w in range(workers)]
+            good = not unequal and text and max(matched) / len(text) > np.float32(said.cache_threshold)
             able = [w for w in range(workers) if not good or matched[w] == max(matched)]
             chosen = min(able, key=lambda w: load[w])
+        elif unequal:
+            chosen = load.index(min(load))
         else:
-            matched, first = tree.match(r.prompt)
-            share = np.float32(matched) / np.float32(len(r.prompt)) if r.prompt else 0
-            good = not unequal and share > np.float32(said.cache_threshold)
-            chosen = first if good else load.index(min(load))
+            matched, first = tree.match(text)
+            share = np.float32(matched) / np.float32(len(text)) if text else 0
+            chosen = first if share > np.float32(said.cache_threshold) else load.index(min(load))
         served.append(chosen)
-        tree.insert(r.prompt, chosen)
+        tree.insert(text, chosen)
     return served
 
 
@@ -128,6 +173,8 @@ OPTIONS = st.builds(
     cache_threshold=st.sampled_from([0.0, 0.3, 0.5, 0.9]),
     balance_abs_threshold=st.integers(0, 3),
     balance_rel_threshold=st.sampled_from([1.0, 1.5, 4.0]),
+    tree_tokens=st.sampled_from([4, 12, 30, 1000]),
+    tree_cut_s=st.sampled_from([1, 5, 20]),
 )
 
 
@@ -135,8 +182,10 @@ def agree(requests, workers, said):
     """Every policy that looks at what was sent before, against its twin."""
     traffic = lab.traffic_of(requests)
     for policy, each in (("cache_aware", False), ("cache_aware_vllm", True)):
-        served = route(traffic, workers, policy, options=said).tolist()
-        assert served == slow_cache_aware(requests, workers, said, each)
+        slow = slow_cache_aware(requests, workers, said, each)
+        if slow is not None:
+            in_us = said._replace(tree_cut_s=said.tree_cut_s / 1e6)
+            assert route(traffic, workers, policy, options=in_us).tolist() == slow
     home = route(traffic, workers, "prefix_hash", options=said._replace(load_factor=1e9))
     served = route(traffic, workers, "prefix_hash", options=said)
     assert served.tolist() == slow_bounded(requests, workers, home, said.load_factor)
@@ -152,7 +201,8 @@ def test_policies_say_what_their_twins_say(requests, workers, said):
 def test_policies_on_a_thousand_longer_traces():
     """As above: sessions that carry on and branch, loads that part."""
     for i, requests in enumerate(lab.many(11, 1000, took=60)):
-        agree(requests, 2 + i % 4, Options(i % 9 + 1, 1.25, (0.3, 0.5)[i % 2], i % 3, 1.5))
+        forgets = (1000, 60, 150)[i % 3], (5, 30)[i % 2]
+        agree(requests, 2 + i % 4, Options(i % 9 + 1, 1.25, (0.3, 0.5)[i % 2], i % 3, 1.5, *forgets))
 
 
 @given(lab.requests(roots=(0, 0, 3)), st.data())
@@ -273,7 +323,7 @@ def chats(n, sessions, turns=8):
 def test_scaling_out_costs_hits_and_a_router_gives_them_back():
     """Hits fall with every replica under round robin; by session nearly all stay."""
     traffic, sessions = chats(600, 40)
-    rows = replica_study(traffic, lru.simulate, 1 << 30, (1, 2, 4, 8), sessions=sessions)
+    rows = replica_study([traffic], lru.simulate, 1 << 30, (1, 2, 4, 8), sessions=[sessions])
     assert len(rows) == 4 * len(routing.POLICIES)
     hits = {(row["replicas"], row["policy"]): row["hit_tokens"] for row in rows}
     alone = int(infinite.simulate(traffic).hit_tokens.sum())
@@ -290,7 +340,7 @@ def test_scaling_out_costs_hits_and_a_router_gives_them_back():
 def test_the_study_adds_up_what_each_replica_does(policy):
     """Hits, evictions and imbalance of the rows are those of the replicas' own traffic."""
     traffic, sessions = chats(200, 10)
-    (row,) = replica_study(traffic, lru.simulate, 500, (3,), [policy], sessions=sessions)
+    (row,) = replica_study([traffic], lru.simulate, 500, (3,), [policy], sessions=[sessions])
     served = route(traffic, 3, policy, sessions=sessions)
     outcomes = [lru.simulate(traffic.subset(served == one), 500) for one in range(3)]
     assert row["hit_tokens"] == sum(int(o.hit_tokens.sum()) for o in outcomes)
@@ -304,5 +354,5 @@ def test_no_requests_have_no_rate():
     nothing = Traffic.of_lists([])
     for policy in routing.POLICIES:
         assert route(nothing, 4, policy).tolist() == []
-    (row,) = replica_study(nothing, lru.simulate, 10, (2,), ["round_robin"])
+    (row,) = replica_study([nothing], lru.simulate, 10, (2,), ["round_robin"])
     assert (row["hit_tokens"], row["hit_rate"], row["load_imbalance"]) == (0, None, None)

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 
+import numpy as np
 import pytest
 import servers
 
@@ -54,7 +55,8 @@ class Talk(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path.endswith("/render"):  # vLLM's router asks for the tokens: here a character each
-            return self.answer([{"token_ids": [ord(c) for c in asked["prompt"]]}])
+            # whose digits differ from the first on, as it keeps them in hexadecimal and splits between digits
+            return self.answer([{"token_ids": [ord(c) * 0x01000193 % (1 << 32) for c in asked["prompt"]]}])
         may_end = threading.Event()
         self.server.arrived.put((self.server.server_port, may_end))
         assert may_end.wait(60)
@@ -101,10 +103,10 @@ class Router:
 
 
 @contextlib.contextmanager
-def routing(folder, module, path, said):
-    """A router of that kind before workers of ours."""
+def routing(folder, module, path, said, *more, replicas=WORKERS):
+    """A router of that kind before workers of ours; it logs to MODULE.log in that folder."""
     arrived = queue.Queue()
-    workers = [Worker(arrived) for _ in range(WORKERS)]
+    workers = [Worker(arrived) for _ in range(replicas)]
     with socket.socket() as one, socket.socket() as other:  # both at once, so that they differ
         one.bind(("127.0.0.1", 0))
         other.bind(("127.0.0.1", 0))
@@ -115,13 +117,13 @@ def routing(folder, module, path, said):
         "--worker-urls", *(f"http://127.0.0.1:{w.server_port}" for w in workers), "--disable-retries",
         "--cache-threshold", str(said.cache_threshold),
         "--balance-abs-threshold", str(said.balance_abs_threshold),
-        "--balance-rel-threshold", str(said.balance_rel_threshold),
+        "--balance-rel-threshold", str(said.balance_rel_threshold), *more,
     ]  # fmt: skip
     try:
         with servers.serving(module, words, port, folder / f"{module}.log", "/readiness", limit_s=90):
             router = Router(port, path, arrived)
             deadline = time.monotonic() + 60
-            while "m" not in json.dumps(servers_of(port)) or len(servers_of(port)) < WORKERS:
+            while "m" not in json.dumps(servers_of(port)) or len(servers_of(port)) < replicas:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             yield router
@@ -180,3 +182,71 @@ def test_requests_go_where_the_router_sends_them(tmp_path, module, path, policy,
             assert ours == theirs, f"trace {i}"
             different += len(set(theirs)) > 1
         assert different > TRACES // 2
+
+
+def bursts(rng, number, each, replicas):
+    """Requests that go on from one another over a long time: (number, prompt, whether it stays until the burst is over)."""
+    known = [(20 + w,) for w in range(replicas)]
+    made = [[(w, prompt, True) for w, prompt in enumerate(known)]]
+    for _ in range(number):
+        burst = []
+        for _ in range(each):
+            fresh = tuple(int(t) for t in rng.integers(0, 6, rng.integers(1, 15)))
+            old = known[int(rng.integers(max(0, len(known) - 40), len(known)))]
+            cut = len(old) if rng.random() < 0.5 else int(rng.integers(len(old) + 1))
+            prompt = (old[:cut] if rng.random() < 0.8 else ()) + fresh
+            known.append(prompt)
+            burst.append((sum(map(len, made)) + len(burst), prompt, rng.random() < 0.3))
+        made.append(burst)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("module", "path", "policy", "characters"),
+    [
+        ("sglang_router", "/generate", "cache_aware", 1),
+        ("vllm_router", "/v1/completions", "cache_aware_vllm", 8),
+    ],
+)
+def test_the_tree_is_cut_back_as_the_router_does(tmp_path, module, path, policy, characters):
+    """Every two seconds to 100 tokens a worker; requests come in bursts just after the router said that it did so.
+
+    Two workers: of more, SGLang's router asks one at random where a stretch's owner lost it and several others have it.
+    """
+    log = tmp_path / f"{module}.log"
+    room, every_s, replicas = 100, 2, 2
+    more = (
+        "--max-tree-size",
+        str(room * characters),
+        "--eviction-interval-secs",
+        str(every_s),
+        "--log-level",
+        "debug",
+    )
+    said = Options(balance_abs_threshold=1, balance_rel_threshold=1.2)
+    made = bursts(np.random.default_rng(6), 12, 12, replicas)
+    requests, ports = [], []
+    with routing(tmp_path, module, path, said, *more, replicas=replicas) as router:
+        for k, burst in enumerate(made):
+            before = log.read_text().count("Cache eviction completed")
+            while log.read_text().count("Cache eviction completed") == before:
+                time.sleep(0.005)
+            began = time.monotonic()
+            for j, (number, prompt, stays) in enumerate(burst):
+                ports.append(router.send(number, "".join(chr(97 + t) for t in prompt)))
+                took = len(burst) - j if stays else 0
+                requests.append(lab.Request(number, prompt, (), 1000 * k + j, 0, took))
+                if not stays:
+                    router.end(number)
+            for number, _, stays in burst:
+                if stays:
+                    router.end(number)
+            assert time.monotonic() - began < every_s * 0.8
+    order = ports[:replicas]
+    theirs = [order.index(port) for port in ports]
+    traffic = lab.traffic_of(requests)
+    ours = route(
+        traffic, replicas, policy, options=said._replace(tree_tokens=room, tree_cut_s=0.001)
+    ).tolist()
+    assert ours == theirs
+    assert route(traffic, replicas, policy, options=said).tolist() != theirs

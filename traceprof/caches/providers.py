@@ -24,10 +24,13 @@ import numpy as np
 
 from traceprof.caches.traffic import I64, Traffic
 
+TAIL_TOKENS = 64
+MOST_BREAKPOINTS = 4  # Anthropic's and OpenAI's
 PRICES = Path(__file__).parent / "prices.toml"
 MILLION = 1_000_000
 ASSUMPTIONS = (
-    "breakpoints stand where a prompt ends and where it parts from all other sessions' (the end of system prompt and tools, as a rule)",
+    "breakpoints stand behind the last message and where a prompt parts from all other sessions' (behind system prompt and tools, as a rule)",
+    "the last message ends where the next request goes on from it, if that is within the prompt's last 64 tokens or last block",
     "no more blocks lie between two requests of a session than the provider looks back (20 at Anthropic)",
     "a lifetime is exact and starts again with every read; nothing goes before, nothing stays longer",
     "all requests come from one account or workspace, and reach the machine that has the entry",
@@ -52,7 +55,9 @@ class Offer(NamedTuple):
     note: str | None
     step_tokens: int = 1  # prefixes: in which they are read
     outputs: bool = False  # marks: one more entry where the answer ends
-    joins: bool = False  # marks: one more where a prompt parted from those before it
+    joins: bool = (
+        False  # marks: one more where a prompt parted from those before it, as no client can set any
+    )
     long_tokens: int | None = None  # prompts above cost more, as a whole
     long_input_times: float = 1.0
     long_output_times: float = 1.0
@@ -112,16 +117,30 @@ def opening_tokens(traffic: Traffic, sessions: I64 | None = None) -> I64:
     return depth
 
 
+def last_message_tokens(traffic: Traffic, tail_tokens: int = TAIL_TOKENS) -> I64:
+    """Where the last message of each prompt ends: where some other request parts from it, if that is in its tail.
+
+    What a chat template sets behind the last message to begin the answer, and tokens that merge with what follows, are
+    part of the prompt but of no next request.
+
+    >>> chat = Traffic.of_lists([([1, 2, 3, 90], [], 0, 1), ([1, 2, 3, 4, 90], [], 2, 3), ([1, 7, 8, 9, 9, 90], [], 4, 5)])
+    >>> last_message_tokens(chat, 2).tolist()
+    [3, 3, 6]
+    """
+    parted = opening_tokens(traffic)
+    return np.where(parted >= traffic.prompt - tail_tokens, parted, traffic.prompt)
+
+
 def simulate(
-    traffic: Traffic, offer: Offer, ttl_s: float | None = None, *, opening: I64 | None = None
+    traffic: Traffic, offer: Offer, ttl_s: float | None = None, *, breakpoints: Sequence[I64] = ()
 ) -> Reuse:
     """The traffic through a provider's cache, where entries live that long (the offer's default when left out).
 
-    opening  [request]  tokens of the prompt at whose end there is a breakpoint, too: see `opening_tokens`; 0 for none
+    breakpoints  [request], at most three: tokens of the prompt behind which there is one, besides that at its end; 0 for none
 
     >>> offer = offers()["anthropic-claude-opus-5"]._replace(minimum_tokens=2)
     >>> chat = Traffic.of_lists([([1, 2, 3], [], 0, 2), ([1, 2, 3, 4], [], 9, 9), ([1, 2, 5], [], 400_000_000, 400_000_000)])
-    >>> simulate(chat, offer, 300), simulate(chat, offer, 3600, opening=np.array([2, 2, 2])).hit_tokens.tolist()
+    >>> simulate(chat, offer, 300), simulate(chat, offer, 3600, breakpoints=[np.array([2, 2, 2])]).hit_tokens.tolist()
     (Reuse(hit_tokens=array([0, 3, 0]), written_tokens=array([3, 1, 3])), [0, 3, 2])
     """
     from traceprof.kernels import providers as kernels
@@ -137,11 +156,9 @@ def simulate(
         hits = kernels.prefixes(p, traffic.arrival_us, writes, ttl, offer.minimum_tokens, offer.step_tokens)
         kept = traffic.prompt // offer.step_tokens * offer.step_tokens
     else:
-        marks = [traffic.prompt]
-        times = [traffic.first_us]
-        if opening is not None:
-            marks.append(np.minimum(opening, traffic.prompt))
-            times.append(traffic.first_us)
+        assert len(breakpoints) <= MOST_BREAKPOINTS - 1
+        marks = [traffic.prompt, *(np.minimum(depth, traffic.prompt) for depth in breakpoints)]
+        times = [traffic.first_us] * len(marks)
         if offer.outputs:
             marks.append(traffic.total)
             times.append(traffic.end_us)
@@ -198,20 +215,26 @@ def compare(
     traffics: Sequence[Traffic],
     sessions: Sequence[I64 | None] | None = None,
     names: Sequence[str] | None = None,
+    *,
+    tail_tokens: int = TAIL_TOKENS,
 ) -> list[dict[str, Any]]:
     """Every offer with every lifetime, one row each; `cheapest` marks an offer's cheapest (and shortest) lifetime, `pays` one that saves.
 
-    traffics  parts that share nothing (of different models), each with the sessions of its requests
+    traffics     parts that share nothing (of different models), each with the sessions of its requests
+    tail_tokens  how far before a prompt's end its last message may end; no less than a block, where the trace knows blocks
     """
     told = sessions or [None] * len(traffics)
-    openings = [opening_tokens(one, of) for one, of in zip(traffics, told, strict=True)]
+    breakpoints = [
+        (opening_tokens(one, of), last_message_tokens(one, tail_tokens))
+        for one, of in zip(traffics, told, strict=True)
+    ]
     rows: list[dict[str, Any]] = []
     for offer in (offers()[name] for name in (names or offers())):
         of_offer = []
         for ttl in offer.write:
             bills = [
-                bill(one, offer, simulate(one, offer, ttl, opening=opening), ttl)
-                for one, opening in zip(traffics, openings, strict=True)
+                bill(one, offer, simulate(one, offer, ttl, breakpoints=at[offer.joins :]), ttl)
+                for one, at in zip(traffics, breakpoints, strict=True)
             ]
             of_offer.append({**_facts(offer, ttl), **_together(bills, sum(one.requests for one in traffics))})
         least = min(row["input_usd"] for row in of_offer)

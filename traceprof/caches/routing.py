@@ -7,6 +7,8 @@ sgl-model-gateway) and of vLLM's (vllm-router 0.1.17):
   more than `cache_threshold` of the prompt, the request goes there, else to the replica with the fewest requests in
   flight, of several the first. In SGLang a stretch of the tree belongs to whom it was sent first; in vLLM to everyone
   it was sent to, and the one with the fewest in flight is taken.
+* The tree is cut back every 60 s (120 s in vLLM's) to 2^26 characters a replica (2^25, at 8 a token): the leaves that
+  ended a prompt longest ago go first. A stretch whose owner lost it, SGLang's sends to any other who has it (here the first).
 * Where loads differ by more than `balance_abs_threshold` and the highest is more than `balance_rel_threshold` times
   the lowest, the request goes to the lowest, whatever its prompt.
 * prefix_hash: the first 256 tokens say where; one that has more than 1.25 times the mean load passes it on to the
@@ -18,12 +20,15 @@ Replicas share nothing. A request is in flight from its arrival to its end as th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from traceprof.caches.traffic import I32, I64, Outcome, Traffic
+
+if TYPE_CHECKING:
+    from traceprof.kernels.paths import Paths
 
 U64: TypeAlias = NDArray[np.uint64]
 
@@ -44,10 +49,13 @@ LOAD_FACTOR = 1.25
 CACHE_THRESHOLD = 0.3
 BALANCE_ABS_THRESHOLD = 64
 BALANCE_REL_THRESHOLD = 1.5
+TREE_TOKENS = {"cache_aware": (1 << 26) // 4, "cache_aware_vllm": (1 << 25) // 8}
+TREE_CUT_S = {"cache_aware": 60.0, "cache_aware_vllm": 120.0}
+TIMED = ("least_loaded", "cache_aware", "cache_aware_vllm")
+"""Policies that mean nothing where it is not known what is in flight."""
 ASSUMPTIONS = (
     "sglang-router 0.3.2 and vllm-router 0.1.17 with their defaults",
-    "shares of a prompt are of its tokens, where SGLang's router counts characters",
-    "a router's tree of prompts forgets nothing; the real ones cut it back to 67 and 34 million characters a replica",
+    "shares of a prompt are of its tokens, where SGLang's router counts characters; a token is 4 characters in its tree",
     "requests end when they ended in the log, however many replicas there are",
     "all replicas are healthy and of one kind",
 )
@@ -61,6 +69,10 @@ class Options(NamedTuple):
     cache_threshold: float = CACHE_THRESHOLD  # cache_aware: share of the prompt that must be known
     balance_abs_threshold: int = BALANCE_ABS_THRESHOLD  # cache_aware: requests in flight
     balance_rel_threshold: float = BALANCE_REL_THRESHOLD  # cache_aware: times the lowest load
+    tree_tokens: int | None = (
+        None  # cache_aware: of one replica in the router's tree; None: the router's default
+    )
+    tree_cut_s: float | None = None  # cache_aware: how often the tree is cut back to that
     seed: int = 0
 
 
@@ -104,48 +116,82 @@ def route(
     if policy == "prefix_hash":
         home = _by_hash(_prefix_keys(traffic, said.prefix_tokens), replicas)
         return routing.bounded(flights, replicas, home, said.load_factor)
-    rule = routing.cache_aware if policy == "cache_aware" else routing.cache_aware_each
-    return rule(
-        prompt_paths(traffic.paths(), traffic.prompt),
-        flights,
-        replicas,
-        said.cache_threshold,
-        said.balance_abs_threshold,
-        said.balance_rel_threshold,
-    )
+    p = prompt_paths(traffic.paths(), traffic.prompt)
+    known = (said.cache_threshold, said.balance_abs_threshold, said.balance_rel_threshold)
+    room = TREE_TOKENS[policy] if said.tree_tokens is None else said.tree_tokens
+    each = policy == "cache_aware_vllm"
+    if _tree_tokens(p) > room:
+        cut_s = TREE_CUT_S[policy] if said.tree_cut_s is None else said.tree_cut_s
+        return routing.cache_aware_forgetful(p, flights, replicas, *known, int(each), room, int(cut_s * 1e6))
+    rule = routing.cache_aware_each if each else routing.cache_aware
+    return rule(p, flights, replicas, *known)
+
+
+def _tree_tokens(p: Paths) -> int:
+    """Tokens of a tree of all prompts."""
+    from traceprof.kernels.paths import used
+
+    passed = used(p) >= 0
+    return int((p.end[passed] - p.begin[passed]).sum())
 
 
 def replica_study(
-    traffic: Traffic,
+    pools: Sequence[Traffic],
     simulate: Callable[[Traffic, int], Outcome],
     capacity_tokens_each: int,
     replicas: Sequence[int] = REPLICAS,
     policies: Sequence[str] = tuple(POLICIES),
     *,
-    sessions: I64 | None = None,
+    sessions: Sequence[I64] | None = None,
     options: Options | None = None,
+    progress: Callable[[str, float, float], None] | None = None,
 ) -> list[dict[str, Any]]:
     """An engine's cache on every number of replicas under every policy, one row each.
 
-    `hit_tokens` and `evicted_tokens` are of all replicas together, `hit_rate` is hits / input tokens, `load_imbalance` the
-    input tokens of the replica with most over the mean. `replicas` and what each of them holds decide what can be hit;
-    with one replica all policies are the same.
+    Each pool (the traffic of a model) has so many replicas of its own, which hold capacity_tokens_each. `hit_tokens` and
+    `evicted_tokens` are of all replicas together, `hit_rate` is hits / input tokens, `load_imbalance` the input tokens of
+    each pool's busiest replica over those of its mean one. With one replica all policies are the same. Where no request
+    takes any time, the policies of TIMED are left out.
 
     >>> from traceprof.caches import lru
     >>> chats = Traffic.of_lists([([1, 2, 3, c], [], t, t + 1) for t, c in enumerate((4, 5, 6, 7))])
-    >>> [row["hit_tokens"] for row in replica_study(chats, lru.simulate, 100, (1, 2), ["round_robin", "cache_aware"])]
+    >>> [row["hit_tokens"] for row in replica_study([chats], lru.simulate, 100, (1, 2), ["round_robin", "cache_aware"])]
     [9, 9, 6, 9]
     """
-    input_tokens = int(traffic.prompt.sum())
-    rows = []
-    for count in replicas:
-        of_one: dict[str, Any] | None = None
-        for policy in policies:
-            if count > 1 or of_one is None:
-                server = route(traffic, count, policy, sessions=sessions, options=options)
-                of_one = _served(traffic, server, count, simulate, capacity_tokens_each, input_tokens)
-            rows.append({"replicas": count, "policy": policy, "label": POLICIES[policy], **of_one})
+    if not any((pool.end_us > pool.arrival_us).any() for pool in pools):
+        policies = [policy for policy in policies if policy not in TIMED]
+    told: Sequence[I64 | None] = sessions or [None] * len(pools)
+    asked = [(count, policy) for count in replicas for policy in policies]
+    rows: list[dict[str, Any]] = []
+    of_one: dict[str, Any] | None = None
+    for done, (count, policy) in enumerate(asked, 1):
+        if count == 1 and of_one is not None:
+            found = of_one
+        else:
+            parts = [
+                _served(
+                    pool,
+                    route(pool, count, policy, sessions=of, options=options),
+                    count,
+                    simulate,
+                    capacity_tokens_each,
+                )
+                for pool, of in zip(pools, told, strict=True)
+            ]
+            found = _together(parts, count)
+            of_one = found if count == 1 else of_one
+        rows.append({"replicas": count, "policy": policy, "label": POLICIES[policy], **found})
+        if progress is not None:
+            progress("replicas", done, len(asked))
     return rows
+
+
+class _Served(NamedTuple):
+    """What the replicas of one pool did."""
+
+    outcomes: list[Outcome]  # of those that got requests
+    input_tokens: int
+    busiest: int  # input tokens of the replica with most
 
 
 def _served(
@@ -154,13 +200,19 @@ def _served(
     replicas: int,
     simulate: Callable[[Traffic, int], Outcome],
     capacity_tokens: int,
-    input_tokens: int,
-) -> dict[str, Any]:
-    """What the replicas' caches did together."""
+) -> _Served:
     parts = [np.flatnonzero(server == one) for one in range(replicas)]
-    outcomes = [simulate(traffic.subset(part), capacity_tokens) for part in parts if len(part)]
+    return _Served(
+        [simulate(traffic.subset(part), capacity_tokens) for part in parts if len(part)],
+        int(traffic.prompt.sum()),
+        max((int(traffic.prompt[part].sum()) for part in parts), default=0),
+    )
+
+
+def _together(pools: Sequence[_Served], replicas: int) -> dict[str, Any]:
+    outcomes = [one for pool in pools for one in pool.outcomes]
     hits = sum(int(np.maximum(o.hit_tokens, 0).sum()) for o in outcomes)
-    most = max((int(traffic.prompt[part].sum()) for part in parts), default=0)
+    input_tokens = sum(pool.input_tokens for pool in pools)
     return {
         "hit_tokens": hits,
         "hit_rate": hits / input_tokens if input_tokens else None,
@@ -168,7 +220,9 @@ def _served(
         "waited_requests": sum(int(o.waited) for o in outcomes),
         "preemptions": sum(int(o.preempted) for o in outcomes),
         "refused_requests": sum(int((o.hit_tokens < 0).sum()) for o in outcomes),
-        "load_imbalance": most * replicas / input_tokens if input_tokens else None,
+        "load_imbalance": sum(pool.busiest for pool in pools) * replicas / input_tokens
+        if input_tokens
+        else None,
     }
 
 

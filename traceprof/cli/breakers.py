@@ -78,10 +78,10 @@ def _print(found: Breakers, shown: list[list[tuple[str, str]]] | None) -> None:
     if not found.findings:
         page.prose(f"Nothing that is worth a change was found ({found.how}).")
         return
-    one = len(found.findings) == 1
+    alone = len(found.findings) == 1
     page.prose(
-        f"{plural(len(found.findings), 'thing')} in the prompts {'costs' if one else 'cost'} shared prefix: "
-        f"{short(found.together)} tokens{'' if one else ' together'}. "
+        f"{plural(len(found.findings), 'thing')} in the prompts {'costs' if alone else 'cost'} shared prefix: "
+        f"{short(found.together)} tokens{'' if alone else ' together'}. "
         f"The hit rate is {percent(found.findings[0].hit_rate_before)}.",
         "bold",
     )

@@ -1,4 +1,4 @@
-"""Hits over time: by the clock, from a cold start, by turn and tenant, and what is lost when a cache is emptied or split.
+"""Hits over time: by the clock, from a cold start, by turn, and what is lost when a cache is emptied or split.
 
 Everything here is made of two arrays, one entry a request in the order of arrival: input tokens, and hit tokens of
 whatever cache is looked at. What needs another cache (emptied, split among tenants, lost with a model that had to go)
@@ -135,42 +135,6 @@ def by_turn(sessions: I64, tokens: I64, hits: I64, *, limit: int = 20) -> list[d
         }
         for i in range(n)
     ]
-
-
-def by_tenant(
-    tenants: I64, names: Sequence[str], tokens: I64, hits: I64, *, limit: int = 20
-) -> list[dict[str, Any]]:
-    """Tenants by input tokens, the largest first; the rest of them, and requests of none (-1), in a row without a name each.
-
-    >>> rows = by_tenant(np.array([0, 1, 1, -1]), ["a", "b"], np.array([4, 8, 8, 20]), np.array([0, 4, 4, 0]))
-    >>> [(row["tenant"], row["tenants"], row["input_share"], row["hit_rate"]) for row in rows]
-    [('b', 1, 0.4, 0.5), ('a', 1, 0.1, 0.0), (None, 0, 0.5, 0.0)]
-    """
-    hits = np.maximum(hits, 0)
-    n = len(names)
-    slot = np.where(tenants < 0, n, tenants)
-    sums = [np.bincount(slot, weights, n + 1).astype(np.int64) for weights in (None, tokens, hits)]
-    total = int(tokens.sum())
-    largest = sorted(range(n), key=lambda t: (-int(sums[1][t]), t))
-
-    def row(tenant: str | None, which: list[int], count: int) -> dict[str, Any]:
-        requests, of_input, of_hits = (int(s[which].sum()) for s in sums)
-        return {
-            "tenant": tenant,
-            "tenants": count,
-            "requests": requests,
-            "input_tokens": of_input,
-            "input_share": of_input / total if total else None,
-            "hit_tokens": of_hits,
-            "hit_rate": of_hits / of_input if of_input else None,
-        }
-
-    rows = [row(names[t], [t], 1) for t in largest[:limit]]
-    if rest := largest[limit:]:
-        rows.append(row(None, rest, len(rest)))
-    if sums[0][n]:
-        rows.append(row(None, [n], 0))
-    return rows
 
 
 def isolation(

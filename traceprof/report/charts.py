@@ -21,7 +21,7 @@ from altair.utils import schemapi
 
 from traceprof.errors import UsageError
 from traceprof.report.document import histogram, mrc_points
-from traceprof.report.words import Profile, about, at, block_rates, clean, rows_of, short
+from traceprof.report.words import Profile, about, at, block_rates, clean, rows_of, short, table_of
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 HEIGHT = 260
@@ -78,6 +78,7 @@ def charts(profile: Profile, folder: Path | None = None) -> dict[str, alt.Chart]
         made = {
             "hit_rate": _hit_rate(profile),
             "top_prefixes": _top_prefixes(profile),
+            "hit_rate_over_time": _hit_rate_over_time(profile),
             "mrc": _mrc(profile),
             "input_lengths": _lengths(profile, "input"),
             "output_lengths": _lengths(profile, "output"),
@@ -190,6 +191,40 @@ def _hit_rate(profile: Profile) -> alt.Chart | None:
         encode["color"] = alt.Color("what:N", sort=kinds, scale=alt.Scale(domain=kinds))
     chart = alt.Chart(_data(rows)).mark_bar(cornerRadiusEnd=1).encode(**encode)
     return chart.properties(height=HEIGHT, title=f"Hit rate by block size{_estimate(profile)}")
+
+
+def _hit_rate_over_time(profile: Profile) -> alt.Chart | None:
+    series = table_of(profile, "prefix", "over_time")
+    columns = ("offset_s", "hit_rate", "requests")
+    bins = [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*(rows_of(series, c) for c in columns), strict=False)
+    ]
+    steps, unit, _ = _over_time(bins, "hit_rate", "requests")
+    rows = [
+        {"time": a["time"], "until": b["time"], "rate": a["hit_rate"], "requests": a["requests"]}
+        for a, b in itertools.pairwise(steps)
+        if a["hit_rate"] is not None
+    ]
+    highest = max((row["rate"] for row in rows), default=0.0)
+    if not highest:
+        return None
+    return (
+        alt.Chart(_data(rows))
+        .mark_bar(opacity=0.75)
+        .encode(
+            x=_time_x(unit),
+            x2="until:Q",
+            y2=alt.datum(0),
+            y=_rates_axis(highest, "hit rate"),
+            tooltip=[
+                alt.Tooltip("time:Q", title=unit, format=".4~g"),
+                alt.Tooltip("rate:Q", title="hit rate", format=".1%"),
+                alt.Tooltip("requests:Q", title="requests", format=","),
+            ],
+        )
+        .properties(height=180, title="Hit rate over time" + _estimate(profile))
+    )
 
 
 def _top_prefixes(profile: Profile) -> alt.Chart | None:

@@ -5,10 +5,13 @@ Every key of the profile may be missing or null; what is there is told, what is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from traceprof.report.over_time import time_section
+from traceprof.report.parts import Cell, Chart, Section, Table, num, quote, ratio
+from traceprof.report.serving import provider_parts, replica_parts
 from traceprof.report.words import (
     MISSING,
     BlockRate,
@@ -35,38 +38,6 @@ from traceprof.report.words import (
 LONGEST_TABLE = 20  # rows of a list that has no natural end: models, tenants, prefixes
 
 
-class Cell(NamedTuple):
-    """One cell of a table."""
-
-    text: str
-    kind: str = "text"  # "number" stands right; "quote" is text from the log
-    bar: float | None = None  # share of 0..1, drawn beside the number
-
-
-class Table(NamedTuple):
-    """A table; the first cell of each row is that row's header."""
-
-    caption: str
-    head: tuple[str, ...]
-    rows: Sequence[tuple[Cell, ...]]
-
-
-class Chart(NamedTuple):
-    """A place for the chart of that key, with what it shows in words."""
-
-    key: str
-    title: str
-    caption: str
-
-
-class Section(NamedTuple):
-    """A heading and what stands under it; plain strings are paragraphs, in which `x` is code."""
-
-    id: str
-    title: str
-    parts: list[str | Table | Chart]
-
-
 class Figure(NamedTuple):
     """A headline number."""
 
@@ -87,22 +58,12 @@ class Document:
     sections: list[Section] = field(default_factory=list)
 
 
-def num(text: str, bar: float | None = None) -> Cell:
-    """A cell that holds a number."""
-    return Cell(text, "number", None if bar is None else min(max(bar, 0.0), 1.0))
-
-
-def quote(text: object, absent: str = "not kept") -> Cell:
-    """A cell that holds text from the log."""
-    shown = clean(text)
-    return Cell(shown, "quote") if shown else Cell(absent)
-
-
 def document(profile: Profile) -> Document:
     """Everything a report says about a profile, in the order a reader needs it."""
     sections = (
         _verdict(profile),
         _sharing(profile),
+        time_section(profile),
         _cache(profile),
         _breakers(profile),
         _lengths(profile),
@@ -504,10 +465,12 @@ def _cache(profile: Profile) -> Section | None:
             )
         )
     parts.extend(_engine_caches(profile))
+    parts.extend(replica_parts(profile))
+    parts.extend(provider_parts(profile))
     return Section("cache", "How much cache it takes", parts) if parts else None
 
 
-def _engine_caches(profile: Profile) -> Iterator[str | Table]:
+def _engine_caches(profile: Profile) -> Iterator[str | Table | Chart]:
     """What each engine's own cache makes of the traffic: here, and by size of memory."""
     engines = {k: v for k, v in table_of(profile, "cache", "engines").items() if isinstance(v, Mapping)}
     if not engines:
@@ -516,7 +479,7 @@ def _engine_caches(profile: Profile) -> Iterator[str | Table]:
     rows = [
         (
             Cell(clean(e.get("label"), 40) or engine_name(name)),
-            _ratio(e.get("hit_rate")),
+            ratio(e.get("hit_rate")),
             num(count(e.get("block_size"))),
             num(count(e.get("evicted_tokens"))),
             num(count(e.get("waited_requests"))),
@@ -545,7 +508,7 @@ def _engine_caches(profile: Profile) -> Iterator[str | Table]:
             [
                 (
                     Cell(clean(e.get("label"), 40) or engine_name(name)),
-                    *(_ratio(m.get("hit_rate")) for m in rows_of(e, "by_memory") if isinstance(m, Mapping)),
+                    *(ratio(m.get("hit_rate")) for m in rows_of(e, "by_memory") if isinstance(m, Mapping)),
                 )
                 for name, e in engines.items()
             ],
@@ -769,7 +732,7 @@ def _method(profile: Profile) -> Section:
             "Publications define hit rate in other ways. The rate in this report is the token-weighted one; the others, over the same traffic:"
         )
         table = [
-            (Cell(_words(clean(k, 80))), _ratio(v.get("value")), Cell(clean(v.get("means"), 400)))
+            (Cell(_words(clean(k, 80))), ratio(v.get("value")), Cell(clean(v.get("means"), 400)))
             for k, v in others.items()
         ]
         parts.append(Table("Other definitions of hit rate", ("Name", "Value", "Meaning"), table))
@@ -859,17 +822,12 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _ratio(value: object) -> Cell:
-    real = finite(value)
-    return num(percent(real), real) if real is not None and 0 <= real <= 1 else num(number(value))
-
-
 def _cell(key: str, value: Any) -> Cell:
     """A value whose key says what it is: `hit_rate`, `share`, `_seconds`, `_bytes`, else a number or text."""
     if finite(value) is None:
         return Cell(MISSING if value is None else clean(value, 300))
     if key.endswith(("rate", "share", "ratio", "fraction")) and 0 <= value <= 1:
-        return _ratio(value)
+        return ratio(value)
     if key.endswith(("_seconds", "_s")):
         return num(duration(value))
     return num(size(value) if key.endswith("_bytes") else number(value))

@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 
 from traceprof import __version__
-from traceprof.report.document import Chart, Table, document
+from traceprof.report.document import document
+from traceprof.report.parts import Chart, Table
 from traceprof.report.words import Profile
 
 TEMPLATE = "report.html.j2"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from traceprof.report.document import Cell, Chart, Table, document
+from traceprof.report.document import document
+from traceprof.report.parts import Cell, Chart, Table
 from traceprof.report.words import Profile
 
 

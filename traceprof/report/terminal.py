@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traceprof.report.document import answer, block_label, confidence_words, histogram, notices, subtitle
+from traceprof.report.over_time import time_facts
+from traceprof.report.serving import replica_rates
 from traceprof.report.words import (
     Profile,
     about,
@@ -15,7 +17,9 @@ from traceprof.report.words import (
     block_rates,
     clean,
     count,
+    dollars,
     duration,
+    engine_name,
     favourite,
     number,
     percent,
@@ -43,7 +47,9 @@ def summary(
     page = _Page(console)
     _answer(profile, page)
     _hit_rates(profile, page)
+    _time(profile, page)
     _engines(profile, page)
+    _replicas(profile, page)
     _breakers(profile, page)
     _prefixes(profile, page)
     _lengths(profile, page)
@@ -172,8 +178,11 @@ def _hit_rates(profile: Profile, page: _Page) -> None:
 
 
 def caches(part: Mapping[str, Any], console: Console) -> None:
-    """Print what engines' own caches make of the traffic: `machine` and `engines` of `profile.cache`."""
-    _engines({"cache": part}, _Page(console))
+    """Print what caches make of the traffic: `machine`, `engines`, `replicas`, `providers` of `profile.cache`."""
+    page = _Page(console)
+    _engines({"cache": part}, page)
+    _replicas({"cache": part}, page)
+    _providers({"cache": part}, page)
 
 
 def _engines(profile: Profile, page: _Page) -> None:
@@ -199,6 +208,50 @@ def _engines(profile: Profile, page: _Page) -> None:
         page.prose(
             "Nobody said what it runs on: see --model-config, --gpu-memory, --capacity-tokens.", "dim", 2
         )
+
+
+def _replicas(profile: Profile, page: _Page) -> None:
+    """One line a policy: hit rates by number of replicas, and how uneven the most of them are loaded."""
+    rates = replica_rates(profile)
+    if not rates:
+        return
+    counts = list(dict.fromkeys(n for of in rates.values() for n in of))
+    engine = engine_name(at(profile, "cache", "replicas", "engine"))
+    each = short(at(profile, "cache", "replicas", "capacity_tokens_each"))
+    page.head("Replicas behind a router", f"hit rate of {engine}'s cache, {each} KV tokens each")
+    page.line(page.text(f"  {'':31}{''.join(f'{n:>9}' for n in counts)}{'busiest':>10}", "dim"))
+    for label, of in rates.items():
+        row = f"  {clean(label, 30):31}{''.join(f'{percent(of[n].hit_rate if n in of else None):>9}' for n in counts)}"
+        uneven = of[counts[-1]].load_imbalance if counts[-1] in of else None
+        page.line(row + ("" if uneven is None else f"{number(uneven):>6} x mean"))
+
+
+def _providers(profile: Profile, page: _Page) -> None:
+    """One line an offer, with its cheapest lifetime."""
+    offers = [o for o in rows_of(profile, "cache", "providers", "offers") if at(o, "cheapest")]
+    if not offers:
+        return
+    page.head(
+        "API providers' caches",
+        f"input only, list prices of {clean(at(profile, 'cache', 'providers', 'as_of'), 10)}",
+    )
+    page.line(page.text(f"  {'':34}{'kept':>7}{'hit rate':>10}{'no cache':>10}{'cached':>10}", "dim"))
+    for o in offers:
+        row = f"  {clean(at(o, 'label'), 33):34}{duration(at(o, 'ttl_s')):>7}{percent(at(o, 'hit_rate')):>10}"
+        page.line(row + f"{dollars(at(o, 'input_usd_without_cache')):>10}{dollars(at(o, 'input_usd')):>10}")
+
+
+def _time(profile: Profile, page: _Page) -> None:
+    """How sharing goes on: over time, from a cold start, and what is lost to restarts and walls."""
+    facts = list(time_facts(profile))
+    rates = [r or 0.0 for r in rows_of(profile, "prefix", "over_time", "hit_rate")]
+    if not facts and len(rates) < 2:
+        return
+    page.head("Sharing over time", "cache without limit, prompts alone")
+    if len(rates) > 1:
+        page.line(page.text("  ").append_text(page.spark(rates, page.width - 4)))
+    for fact in facts:
+        page.prose(fact, indent=2)
 
 
 def _breakers(profile: Profile, page: _Page) -> None:

@@ -85,6 +85,23 @@ def percent(value: object) -> str:
     return f"{100 * real:,.1f} %"
 
 
+def dollars(value: object) -> str:
+    """An amount of US dollars in three digits.
+
+    >>> dollars(1234.5), dollars(0.0423), dollars(-2), dollars(0), dollars(0.00001)
+    ('$1,234', '$0.0423', '-$2.00', '$0', '<$0.0001')
+    """
+    real = finite(value)
+    if real is None:
+        return MISSING
+    if real == 0:
+        return "$0"
+    if abs(real) < 0.0001:
+        return f"{'-' if real < 0 else '<'}$0.0001"
+    digits = 0 if abs(real) >= 100 else 2 if abs(real) >= 1 else 4
+    return f"{'-' if real < 0 else ''}${abs(real):,.{digits}f}"
+
+
 def duration(seconds: object) -> str:
     """A length of time in the two units that matter.
 
