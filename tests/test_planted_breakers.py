@@ -170,6 +170,16 @@ def test_a_planted_breaker_is_found_where_it_is_and_worth_what_it_is(traced, cas
     assert findings[0].remedy.endswith(".")
 
 
+@pytest.mark.parametrize("kind", planted.VOLATILE)
+def test_a_value_in_a_short_system_prompt_keeps_the_tools_behind_it_apart(traced, kind):
+    """A line of instructions is little to share; 20 tools behind it are much."""
+    plant = planted.plant(kind, 0.5, clean=planted.trading(), place="front")
+    (one,) = find_breakers(traced(plant.requests), limit_requests=None).findings
+    assert one.kind == kind
+    stands_right(one, plant)
+    assert one.lost_tokens == pytest.approx(truth(traced, plant), rel=0.01)
+
+
 def test_a_seam_is_counted_where_ids_part_and_nowhere_else(traced):
     """Of the requests that go on in the middle of a word only those whose ids differ count."""
     plant = planted.plant("tokenization_seam", 0.5)

@@ -1,39 +1,56 @@
 """What breaks sharing in a trace, and what each remedy would save: measured, by sending the fixed prompts through the tree.
 
 `traceprof.prefix.breakers` finds candidates in the messages and fixes them. Here the fixed prompts are rendered and tokenized as the
-trace's own were, and what has to be computed, tokens that no earlier prompt began with, is counted again: `lost_tokens` is the
-difference.
+trace's own were, and hit tokens are counted again. What a remedy saves is what the engine computes less: the difference in hit
+tokens, less the tokens by which the prompts themselves grew, since history that is put back hits, too, but nobody had asked for it.
+
+Each remedy is measured alone, and all of them at once. One that saves nothing alone, because something else stands in the way at
+the same place (a time beside an id), is worth what is lost when it alone is left out of all.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from traceprof.errors import TraceprofError
 from traceprof.prefix import breakers
-from traceprof.prefix.breakers import REMEDIES, Prompt
-from traceprof.prefix.tree import RadixTree
+from traceprof.prefix.breakers import REMEDIES, Candidate, Prompt
+from traceprof.prefix.tree import RadixTree, sequences
 from traceprof.tokenizer import Tokenizer, encode_requests
 from traceprof.tokens import UNUSABLE, chunks, loaded, tokenizer_of
 from traceprof.trace import Trace
 from traceprof.workers import Progress
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from numpy.typing import NDArray
 
+    I64 = NDArray[np.int64]
+    Ids = NDArray[Any]  # token ids, or hashes of blocks
+
 SAMPLE = 2_000  # requests that a profile looks at: about a second
+SAMPLE_TOKENS = 8_000_000  # and at most so many input tokens, where prompts are long
 LEAST_SHARE = 0.002  # of the input tokens: what saves less is not reported
 LEAST_TOKENS = 64  # likewise
-# in which remedies are applied together: whole messages, versions of texts, parts of texts
-_ORDER = sorted(
-    breakers.KINDS, key=lambda kind: (not kind.startswith("history"), kind not in ("whitespace", "json_key_order", "template_drift"))
-)  # fmt: skip
 _SEAM = 8  # tokens before the end of a text that goes on, from which its ids are no seam but another text
+_BATCH = 512  # requests that are tokenized, or enter the tree, at once
+_LEFT_OUT = 6  # remedies that save nothing alone, of which it is asked what they save beside the others
+
+SPLITS = ("model_split", "tenant_split")
+# the order in which remedies follow one another: histories first, since their remedy knows what was sent; values last, since they leave
+# their place
+_ORDER = (
+    "history_truncated", "history_rewritten", "tool_order", "json_key_order", "whitespace",
+    *(kind for kind in breakers.KINDS if kind in breakers.VOLATILE),
+    "user_name", "retrieved_documents", "template_drift",
+)  # fmt: skip
 
 
 class Finding(NamedTuple):
@@ -42,7 +59,7 @@ class Finding(NamedTuple):
     kind: str
     where: str
     requests: int  # that it touches
-    lost_tokens: int  # that had not to be computed with the remedy
+    lost_tokens: int  # that the engine would not compute with the remedy
     example: str | None  # the place as it is; None where the trace holds no text
     example_fixed: str | None  # and as it would be
     remedy: str
@@ -62,167 +79,267 @@ class Breakers(NamedTuple):
     how: str
 
 
-def _best_of_choices(
-    found: list[tuple[Finding, breakers.Candidate | None]],
-) -> list[tuple[Finding, breakers.Candidate | None]]:
-    """Of remedies that are two ways to mend one thing the one that saves more."""
-    best: dict[str, int] = {}
-    for i, (finding, candidate) in enumerate(found):
-        choice = candidate.choice if candidate is not None else ""
-        key = choice or f"#{i}"
-        if key not in best or finding.lost_tokens > found[best[key]][0].lost_tokens:
-            best[key] = i
-    return [found[i] for i in sorted(best.values())]
-
-
 class _Sample(NamedTuple):
     """Requests in the order of arrival, with their ids and the groups that can share a cache."""
 
-    prompts: list[Prompt] | None  # None: the trace holds no text
-    ids: list[NDArray[Any]]
-    roots: NDArray[np.int64]
-    merged: dict[str, NDArray[np.int64]]  # kind of split -> roots without it
+    prompts: list[Prompt] | None  # None: the trace holds no text that could be changed
+    ids: list[Ids]
+    roots: I64
+    merged: dict[str, I64]  # kind of split -> roots without it
+    splits: dict[str, int]  # kind of split -> models, or salts
+    times: list[datetime | None]  # of arrival, which templates may show
     tokenizer: Tokenizer | None
-    unit: int  # tokens of a symbol of ids: above 1 they are block hashes
+    unit: int  # tokens that an id stands for: above 1 they are block hashes
+    matched: I64  # ids of each that an earlier one of its group began with
 
-    def merged_together(self, kinds: set[str]) -> NDArray[np.int64]:
-        """The groups without the splits among these kinds."""
-        split = [k for k in ("model_split", "tenant_split") if k in kinds]
-        if len(split) == 2:
-            return np.zeros(len(self.ids), np.int64)
-        return self.merged[split[0]] if split else self.roots
+    @property
+    def whole(self) -> int:
+        """Tokens of all prompts."""
+        return sum(map(len, self.ids)) * self.unit
+
+    @property
+    def before(self) -> int:
+        """Those that hit as things are."""
+        return int(self.matched.sum()) * self.unit
+
+    @property
+    def least(self) -> float:
+        """Tokens that are worth a line."""
+        return max(LEAST_TOKENS, LEAST_SHARE * self.whole)
+
+    def finding(
+        self,
+        kind: str,
+        where: str,
+        requests: int,
+        saved: int,
+        example: tuple[str | None, str | None] = (None, None),
+    ) -> Finding:
+        """A finding that stands in no message."""
+        rates = self.before / self.whole, (self.before + saved) / self.whole
+        return Finding(kind, where, requests, saved, *example, REMEDIES[kind], *rates, None, None)
+
+    def without_splits(self, kinds: Iterable[str]) -> I64:
+        """The groups that can share a cache when splits of these kinds are gone."""
+        gone = [self.merged[kind] for kind in SPLITS if kind in kinds]
+        return np.zeros(len(self.ids), np.int64) if len(gone) == 2 else gone[0] if gone else self.roots
+
+
+class _Found(NamedTuple):
+    """A candidate, and what its remedy saves."""
+
+    candidate: Candidate
+    saved: int
+
+    @property
+    def key(self) -> tuple[str, int | None]:
+        """What it is found again by after another remedy: kind and place."""
+        return self.candidate.kind, self.candidate.place
 
 
 def find_breakers(
-    trace: Trace, *, limit_requests: int | None = SAMPLE, progress: Progress | None = None
+    trace: Trace,
+    *,
+    limit_requests: int | None = SAMPLE,
+    limit_tokens: int | None = None,
+    progress: Progress | None = None,
 ) -> Breakers:
-    """What breaks sharing in the trace's first `limit_requests` requests (all of them: None)."""
+    """What breaks sharing in the trace's first `limit_requests` requests (all of them: None), and no more than `limit_tokens` of input."""
     say = progress or (lambda what, done, total: None)
     total = int(trace.manifest["requests"])
-    sample = _sample(trace, total if limit_requests is None else min(limit_requests, total))
+    sample = _sample(trace, total if limit_requests is None else min(limit_requests, total), limit_tokens)
     count = len(sample.ids)
     how = f"measured on {'all' if count == total else f'the first {count:,} of {total:,}'} requests"
     if sample.prompts is None:
-        how += "; the trace holds no text, so only splits of traffic can be told"
-    whole = sum(map(len, sample.ids)) * sample.unit
-    matched = _matched(sample.ids, sample.roots)
-    missed = np.array([len(one) for one in sample.ids], np.int64) - matched
-    before = int(matched.sum()) * sample.unit
-    least = max(LEAST_TOKENS, LEAST_SHARE * whole)
-    found: list[tuple[Finding, breakers.Candidate | None]] = []
-
-    def finding(
-        kind: str, where: str, requests: int, hits: int, example: tuple[str, str] | None = None,
-        message: int | None = None, offset: int | None = None, after: int | None = None,
-    ) -> Finding:  # fmt: skip
-        was, becomes = example or (None, None)
-        after = whole if after is None else after  # tokens of all prompts with the remedy
-        spared = (whole - before) - (after - hits)
-        rates = before / max(1, whole), hits / max(1, after)
-        return Finding(kind, where, requests, spared, was, becomes, REMEDIES[kind], *rates, message, offset)
-
-    for kind, roots in sample.merged.items():
-        hits = _hits(sample.ids, roots) * sample.unit
-        if hits - before >= least:
-            where = "models of the trace" if kind == "model_split" else "cache salts of the trace"
-            found.append((finding(kind, where, count, hits), None))
+        how += "; the trace holds no text that could be changed, so only splits of traffic can be told"
+    findings = _splits(sample)
+    found: list[_Found] = []
+    if sample.prompts is not None:
+        found = _in_texts(sample, sample.prompts, say)
+        for one in found:
+            c = one.candidate
+            row = sample.finding(c.kind, c.where, len(c.prompts), one.saved, c.example)
+            findings.append(row._replace(message=c.message, offset=c.offset))
     together = 0
-    if sample.prompts is not None and sample.tokenizer is not None:
-        # a remedy saves no more than what the prompts that it touches miss
-        candidates = [c for c in breakers.find(sample.prompts) if missed[c.prompts].sum() >= least]
-        for done, candidate in enumerate(candidates, 1):
-            say("breakers", done, len(candidates))
-            ids = _again(sample, [candidate])
-            hits = _hits(ids, sample.roots)
-            after = sum(map(len, ids))
-            one = finding(
-                candidate.kind, candidate.where, len(candidate.prompts), hits, candidate.example, candidate.message,
-                candidate.offset, after,
-            )  # fmt: skip
-            if one.lost_tokens >= least:
-                found.append((one, candidate))
-        seam = _seams(sample)
-        if seam is not None and seam.lost >= least:
-            found.append(
-                (
-                    finding("tokenization_seam", "prompt", seam.requests, before + seam.lost, seam.example),
-                    None,
-                )
-            )
-        found = _best_of_choices(found)
-        kept = [c for _, c in found if c is not None]
-        kept.sort(key=lambda c: _ORDER.index(c.kind))
-        if kept:
-            ids = _again(sample, kept)
-            roots = sample.merged_together({f.kind for f, _ in found})
-            together = (whole - before) - (sum(map(len, ids)) - _hits(ids, roots))
-    findings = sorted((f for f, _ in found), key=lambda f: -f.lost_tokens)
-    together = max([together, *(f.lost_tokens for f in findings)], default=0)
+    if findings:
+        together = _saved_by_all(sample, found, sample.without_splits({f.kind for f in findings}))
+    seams = None if sample.prompts is None else _seams(sample.prompts, sample.ids)
+    if seams is not None and seams.lost >= sample.least:
+        findings.append(
+            sample.finding("tokenization_seam", "prompt", seams.requests, seams.lost, seams.example)
+        )
+        together += seams.lost
+    findings.sort(key=lambda f: -f.lost_tokens)
     return Breakers(findings, together, count, total, how)
 
 
-def _sample(trace: Trace, count: int) -> _Sample:
+def _splits(sample: _Sample) -> list[Finding]:
+    """What models and tenants that send the same text could share."""
+    findings = []
+    for kind, roots in sample.merged.items():
+        saved = _saved(sample, {}, roots)
+        if saved >= sample.least:
+            things = "models" if kind == "model_split" else "cache salts"
+            where = f"{sample.splits[kind]:,} {things}"
+            findings.append(sample.finding(kind, where, len(sample.ids), saved))
+    return findings
+
+
+def _in_texts(sample: _Sample, prompts: Sequence[Prompt], say: Progress) -> list[_Found]:
+    """Candidates that are worth a change: alone, or beside the others."""
+    missed = np.array([len(one) for one in sample.ids], np.int64) - sample.matched
+    # a remedy saves no more than what the prompts that it touches miss
+    candidates = [c for c in breakers.find(prompts) if missed[c.prompts].sum() >= sample.least]
+    alone = []
+    for done, candidate in enumerate(candidates, 1):
+        alone.append(_Found(candidate, _saved(sample, _fixed_by(prompts, [candidate]))))
+        say("breakers", done, len(candidates))
+    good = [one for one in alone if one.saved >= sample.least]
+    rest = [one for one in alone if one.saved < sample.least][:_LEFT_OUT]
+    if not rest or len(alone) < 2:
+        return good
+    everything = _saved_by_all(sample, good + rest)
+    if everything - _saved_by_all(sample, good) < sample.least:
+        return good
+    for one in rest:
+        beside = everything - _saved_by_all(sample, [other for other in alone if other is not one])
+        if beside >= sample.least:
+            good.append(one._replace(saved=min(beside, everything)))
+    return good
+
+
+def _saved_by_all(sample: _Sample, found: Sequence[_Found], roots: I64 | None = None) -> int:
+    """Tokens saved by some remedies at once. A remedy changes what the next one finds, so each is looked for again."""
+    prompts = sample.prompts or []
+    if len(found) < 2:
+        return _saved(sample, _fixed_by(prompts, [one.candidate for one in found]), roots)
+    now = list(prompts)
+    for _ in range(2):  # values that are gone may show white space that was hidden
+        for kind, place in sorted({one.key for one in found}, key=lambda k: (_ORDER.index(k[0]), k[1] or 0)):
+            for i, prompt in _fixed_by(now, breakers.find(now, kind, place)).items():
+                now[i] = prompt
+    changed = {i: new for i, (old, new) in enumerate(zip(prompts, now, strict=True)) if old is not new}
+    return _saved(sample, changed, roots)
+
+
+def _fixed_by(prompts: Sequence[Prompt], candidates: Iterable[Candidate]) -> dict[int, Prompt]:
+    """Prompts that fixes change, by their position."""
+    fixed: dict[int, Prompt] = {}
+    for candidate in candidates:
+        for i in candidate.prompts:
+            fixed[i] = candidate.fix(i, fixed.get(i, prompts[i]))
+    return {i: prompt for i, prompt in fixed.items() if prompt is not prompts[i]}
+
+
+def _saved(sample: _Sample, fixed: dict[int, Prompt], roots: I64 | None = None) -> int:
+    """Tokens that need not be computed when some prompts are changed, and groups are others."""
+    roots = sample.roots if roots is None else roots
+    dtype = _dtype(sample.ids)
+    tree = RadixTree(dtype=dtype, requests_total=len(sample.ids))
+    computed = 0
+    for at in range(0, len(sample.ids), _BATCH):
+        ids = _encoded(sample, fixed, range(at, min(at + _BATCH, len(sample.ids))))
+        symbols, offsets = sequences(ids, dtype)  # type: ignore[arg-type]
+        matched = tree.insert(symbols, offsets, roots[at : at + _BATCH]).matched
+        computed += len(symbols) - int(matched.sum())
+    return sample.whole - sample.before - computed * sample.unit
+
+
+# -- what is measured ------------------------------------------------------------------------------------------
+
+
+def _sample(trace: Trace, count: int, limit_tokens: int | None) -> _Sample:
+    """The first `count` requests that have ids of their own."""
     columns = (
-        "model_served",
-        "model_requested",
-        "cache_salt",
-        "session_id",
-        "content_state",
-        "served_from_response_cache",
-    )
+        "model_served", "model_requested", "cache_salt", "hash_scope", "session_id", "content_state", "content_level",
+        "served_from_response_cache", "arrival_ts",
+    )  # fmt: skip
     rows = trace.scan("requests").select(columns).head(count).collect()
-    ids: list[NDArray[Any]] = []
-    kept: list[int] = []
     usable = (
         ~rows["content_state"].cast(pl.String).is_in(UNUSABLE)
         & ~rows["served_from_response_cache"].fill_null(False)
-    ).to_list()
-    unit, column = _identified(trace)
-    if unit:
-        for chunk in chunks(trace, column):
-            for k in range(len(chunk.known)):
-                at = chunk.first + k
-                if at < count and chunk.known[k] and usable[at] is not False:
-                    ids.append(chunk.symbols[chunk.offsets[k] : chunk.offsets[k + 1]].copy())
-                    kept.append(at)
-            if chunk.first + len(chunk.known) >= count:
-                break
-    seen = rows[kept]
-    model = pl.coalesce("model_served", "model_requested").cast(pl.String)
+    ).fill_null(False)
+    unit = _unit(trace)
+    ids, kept = _ids(trace, unit, usable.to_numpy(), limit_tokens)
+    seen = _with_models(rows)[kept]
+    tokenizer = _tokenizer(trace)
+    # ids of the log's own tokenizer mean something else than ours
+    info = tokenizer_of(trace)
+    keys = [
+        "model",
+        "cache_salt",
+        "hash_scope",
+        *(["content_level"] if info is not None and not info.exact else []),
+    ]
+    merged, splits = {}, {}
+    for kind, key in (("model_split", "model"), ("tenant_split", "cache_salt")):
+        if seen[key].n_unique() > 1:
+            merged[kind] = _roots(seen, [k for k in keys if k != key])
+            splits[kind] = seen[key].drop_nulls().n_unique()
+    prompts = None
+    if unit == 1 and trace.manifest["privacy"] == "text" and tokenizer is not None:
+        texts = (seen["content_level"].cast(pl.String) == "text").fill_null(False).to_list()
+        wanted = dict(zip(kept, zip(range(len(kept)), seen["session_id"], strict=True), strict=True))
+        prompts = _prompts(
+            trace, {at: of for (at, of), known in zip(wanted.items(), texts, strict=True) if known}, len(kept)
+        )
+    roots = _roots(seen, keys)
+    times = seen["arrival_ts"].to_list()
+    return _Sample(prompts, ids, roots, merged, splits, times, tokenizer, unit, _matched(ids, roots))
 
-    def roots(*keys: pl.Expr) -> NDArray[np.int64]:
-        if not keys:
-            return np.zeros(len(seen), np.int64)
-        return seen.select(pl.struct(keys).rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
 
-    salt = pl.col("cache_salt")
-    merged = {}
-    if seen.select(model.n_unique()).item() > 1:
-        merged["model_split"] = roots(salt)
-    if seen["cache_salt"].n_unique() > 1:
-        merged["tenant_split"] = roots(model.alias("model"))
-    prompts = (
-        _prompts(trace, kept, seen["session_id"].to_list()) if trace.manifest["privacy"] == "text" else None
+def _roots(seen: pl.DataFrame, keys: Sequence[str]) -> I64:
+    """Of each request the group of those that it can share a cache with."""
+    return seen.select(pl.struct(keys).rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
+
+
+def _with_models(rows: pl.DataFrame) -> pl.DataFrame:
+    """With `model`: what answered; where nothing did, what always answers to that name, if it is but one."""
+    words = ("model_served", "model_requested", "cache_salt", "hash_scope", "content_level")
+    rows = rows.with_columns(pl.col(words).cast(pl.String))
+    usual = (
+        rows.filter(pl.col("model_served").is_not_null() & pl.col("model_requested").is_not_null())
+        .group_by("model_requested")
+        .agg(usual=pl.col("model_served").unique())
+        .filter(pl.col("usual").list.len() == 1)
+        .with_columns(pl.col("usual").list.first())
     )
-    if unit > 1:
-        prompts = None
-    return _Sample(prompts, ids, roots(model.alias("model"), salt), merged, _tokenizer(trace), max(1, unit))
+    rows = rows.join(usual, on="model_requested", how="left", maintain_order="left")
+    return rows.with_columns(model=pl.coalesce("model_served", "usual", "model_requested"))
 
 
-def _identified(trace: Trace) -> tuple[int, str]:
-    """(tokens of a symbol, column) of what most requests are identified by; (0, "") where nothing identifies them."""
+def _unit(trace: Trace) -> int:
+    """Tokens that an id stands for in most requests: 1 for token ids, above that for blocks."""
     if not trace.parts("tokens"):
-        return 0, ""
-    sizes = trace.scan("tokens").select("block_size", "input_symbols").drop_nulls("input_symbols").collect()
-    if not len(sizes):
-        return 0, ""
-    hashed = sizes["block_size"].drop_nulls()
-    if 2 * len(hashed) <= len(sizes):
-        return 1, "input_ids"
-    return int(hashed.mode().sort()[0]), "block_hashes"
+        return 1
+    sizes = trace.scan("tokens").filter(pl.col("input_symbols").is_not_null()).select("block_size").collect()
+    units = sizes["block_size"].fill_null(1)
+    return int(units.mode().sort()[0]) if len(units) else 1
+
+
+def _ids(
+    trace: Trace, unit: int, usable: NDArray[np.bool_], limit_tokens: int | None
+) -> tuple[list[Ids], list[int]]:
+    """Ids of the usable requests that have some, and where they stand in the trace."""
+    ids: list[Ids] = []
+    kept: list[int] = []
+    taken = 0
+    if not trace.parts("tokens"):
+        return ids, kept
+    for chunk in chunks(trace, "input_ids" if unit == 1 else "block_hashes"):
+        for k in np.flatnonzero(chunk.known):
+            at = chunk.first + int(k)
+            if at >= len(usable) or (limit_tokens is not None and taken * unit >= limit_tokens):
+                return ids, kept
+            if usable[at]:
+                ids.append(chunk.symbols[chunk.offsets[k] : chunk.offsets[k + 1]].copy())
+                kept.append(at)
+                taken += len(ids[-1])
+    return ids, kept
 
 
 def _tokenizer(trace: Trace) -> Tokenizer | None:
+    """The tokenizer of the trace's ids, if it is still to be had as it was."""
     info = tokenizer_of(trace)
     if info is None or info.reload is None:
         return None
@@ -233,53 +350,76 @@ def _tokenizer(trace: Trace) -> Tokenizer | None:
     return made if made.digest == info.digest else None
 
 
-def _prompts(trace: Trace, kept: list[int], sessions: list[str | None]) -> list[Prompt] | None:
-    """The content of those requests; None where any of them has none."""
-    found: dict[int, Prompt] = {}
-    wanted = dict(zip(kept, sessions, strict=True))
-    first = 0
+def _prompts(trace: Trace, wanted: dict[int, tuple[int, str | None]], count: int) -> list[Prompt] | None:
+    """What was sent with each of `count` requests; nothing in those that are not wanted. None where no text is found at all.
+
+    wanted  position in the trace -> (position among the requests, session)
+    """
+    found = [Prompt(None)] * count
+    known: dict[Any, Any] = {}  # histories repeat their messages: each is kept once
+    first, last = 0, max(wanted, default=-1)
     for part in trace.parts("requests"):
-        size = pl.scan_parquet(part).select(pl.len()).collect().item()
         content = trace.path / "content" / part.name
-        if not content.exists():
-            return None
-        frame = pl.read_parquet(content, columns=["row", "messages_json", "tools_json", "prompt_text"])
-        for row, messages, tools, text in frame.iter_rows():
-            at = first + row
-            if at in wanted:
-                found[at] = Prompt(_json(messages), _json(tools), text, wanted[at])
-        first += size
-        if first > max(kept, default=0):
-            break
-    return [found[at] for at in kept] if len(found) == len(kept) else None
+        if first <= last and content.exists():
+            columns = ["row", "messages_json", "tools_json", "prompt_text"]
+            for batch in pq.ParquetFile(content).iter_batches(_BATCH, columns=columns):
+                rows = batch.column("row").to_pylist()
+                for k, row in enumerate(rows):
+                    if first + row not in wanted:
+                        continue
+                    to, session = wanted[first + row]
+                    messages, tools, text = (batch.column(c)[k].as_py() for c in columns[1:])
+                    found[to] = Prompt(_messages(messages, known), _once(tools, known), text, session)
+        first += pq.read_metadata(part).num_rows
+    return found if any(one.messages is not None or one.text is not None for one in found) else None
 
 
-def _json(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+def _messages(text: str | None, known: dict[Any, Any]) -> list[dict[str, Any]] | None:
+    """Messages as JSON, read; None where they are none."""
+    values = _read(text)
+    if not isinstance(values, list) or not all(isinstance(m, dict) for m in values):
+        return None
+    messages: list[dict[str, Any]] = values
+    return [known.setdefault(_key(m), m) for m in messages]
 
 
-def _again(sample: _Sample, candidates: Sequence[breakers.Candidate]) -> list[NDArray[Any]]:
-    """The ids of all prompts, with fixes one after another."""
-    assert sample.prompts is not None
+def _key(message: dict[str, Any]) -> object:
+    content = message.get("content")
+    plain = isinstance(content, str) and list(message) == ["role", "content"]
+    return (message["role"], content) if plain else json.dumps(message)
+
+
+def _once(text: str | None, known: dict[Any, Any]) -> Any:
+    """The value of a JSON text; the same one for the same text."""
+    if text is not None and text not in known:
+        known[text] = _read(text)
+    return known.get(text)
+
+
+def _read(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):  # numbers or depths that Python's reader does not go into
+        return None
+
+
+def _encoded(sample: _Sample, fixed: dict[int, Prompt], batch: range) -> list[Ids]:
+    """The ids of a batch of prompts, some of them changed."""
+    ids = sample.ids[batch.start : batch.stop]
+    rows = [i for i in batch if i in fixed]
+    if not rows:
+        return ids
     assert sample.tokenizer is not None
-    fixed = dict[int, Prompt]()
-    for candidate in candidates:
-        for i in candidate.prompts:
-            prompt = fixed.get(i, sample.prompts[i])
-            fixed[i] = candidate.fix(i, prompt)
-    ids = list(sample.ids)
-    order = sorted(fixed)
-    for at in range(0, len(order), 512):
-        batch = order[at : at + 512]
-        made = encode_requests(
-            sample.tokenizer,
-            [_bytes(fixed[i].messages) for i in batch],
-            [_bytes(fixed[i].tools) for i in batch],
-            [fixed[i].text if fixed[i].messages is None else None for i in batch],
-        )
-        for k, i in enumerate(batch):
-            if made.input_valid[k]:
-                ids[i] = made.input.ids[made.input.offsets[k] : made.input.offsets[k + 1]]
+    made = encode_requests(
+        sample.tokenizer,
+        [_bytes(fixed[i].messages) for i in rows],
+        [_bytes(fixed[i].tools) for i in rows],
+        [fixed[i].text if fixed[i].messages is None else None for i in rows],
+        now=[sample.times[i] for i in rows],
+    )
+    for k, i in enumerate(rows):
+        if made.input_valid[k]:
+            ids[i - batch.start] = made.input.ids[made.input.offsets[k] : made.input.offsets[k + 1]]
     return ids
 
 
@@ -287,17 +427,19 @@ def _bytes(value: Any) -> bytes | None:
     return None if value is None else json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-def _hits(ids: Sequence[NDArray[Any]], roots: NDArray[np.int64]) -> int:
-    """Hit tokens of prompts against earlier ones of their group."""
-    return int(_matched(ids, roots).sum())
+def _matched(ids: Sequence[Ids], roots: I64) -> I64:
+    """Ids of each prompt that an earlier one of its group began with."""
+    dtype = _dtype(ids)
+    tree = RadixTree(dtype=dtype, requests_total=len(ids))
+    matched = []
+    for at in range(0, len(ids), _BATCH):
+        symbols, offsets = sequences(ids[at : at + _BATCH], dtype)  # type: ignore[arg-type]
+        matched.append(tree.insert(symbols, offsets, roots[at : at + _BATCH]).matched)
+    return np.concatenate([np.empty(0, np.int64), *matched])
 
 
-def _matched(ids: Sequence[NDArray[Any]], roots: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same, prompt by prompt."""
-    offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids], dtype=np.int64)]).astype(np.int64)
-    dtype = ids[0].dtype if ids else np.dtype(np.uint32)
-    symbols = np.concatenate([np.empty(0, dtype), *ids])
-    return RadixTree(dtype=dtype).insert(symbols, offsets, roots).matched
+def _dtype(ids: Sequence[Ids]) -> np.dtype[Any]:
+    return ids[0].dtype if ids else np.dtype(np.uint32)
 
 
 class _Seams(NamedTuple):
@@ -306,51 +448,61 @@ class _Seams(NamedTuple):
     example: tuple[str, str]
 
 
-def _seams(sample: _Sample) -> _Seams | None:
-    """Texts that go on from an earlier one of their session, but whose ids part from it before its end."""
-    assert sample.prompts is not None
+def _seams(prompts: Sequence[Prompt], ids: Sequence[Ids]) -> _Seams | None:
+    """Texts that go on from an earlier one of their session, but whose ids part from it just before its end."""
     last: dict[str, int] = {}
     requests = lost = 0
     example = ("", "")
-    for i, prompt in enumerate(sample.prompts):
+    for i, prompt in enumerate(prompts):
         if prompt.messages is not None or prompt.text is None or prompt.session is None:
             continue
         before = last.get(prompt.session)
         last[prompt.session] = i
         if before is None:
             continue
-        old = sample.prompts[before].text or ""
+        old = prompts[before].text or ""
         if not old or not prompt.text.startswith(old) or len(prompt.text) == len(old):
             continue
-        a, b = sample.ids[before], sample.ids[i]
+        a, b = ids[before], ids[i]
         n = min(len(a), len(b))
         differ = np.flatnonzero(a[:n] != b[:n])
         same = int(differ[0]) if len(differ) else n
         if 0 < len(a) - same <= _SEAM:
             requests += 1
             lost += len(a) - same
-            cut = max(0, len(old) - 40)
-            example = (
-                prompt.text[cut : len(old) + 40],
-                prompt.text[cut : len(old)] + "|" + prompt.text[len(old) : len(old) + 40],
-            )
+            was, new = prompt.text[max(0, len(old) - 40) : len(old)], prompt.text[len(old) : len(old) + 40]
+            example = was + new, f"{was}|{new}"
     return _Seams(requests, lost, example) if requests else None
 
 
 def preview(trace: Trace, finding: Finding, n: int = 3) -> list[tuple[str, str]]:
     """(before, after) of the place in up to n different requests that a finding touches; none where the trace has no text."""
-    sample = _sample(trace, int(trace.manifest["requests"]))
-    if sample.prompts is None:
-        return []
-    shown: list[tuple[str, str]] = []
-    for candidate in breakers.find(sample.prompts):
-        if (candidate.kind, candidate.where) != (finding.kind, finding.where):
-            continue
-        for i in candidate.prompts:
-            was = sample.prompts[i]
-            pair = breakers.shown(was, candidate), breakers.shown(candidate.fix(i, was), candidate)
+    return previews(trace, [finding], n)[0]
+
+
+def previews(
+    trace: Trace, findings: Sequence[Finding], n: int = 3, *, limit_requests: int | None = None
+) -> list[list[tuple[str, str]]]:
+    """The same for several findings, of the same first requests as they were found in."""
+    total = int(trace.manifest["requests"])
+    sample = _sample(trace, total if limit_requests is None else min(limit_requests, total), None)
+    prompts = sample.prompts or []
+    candidates = {(c.kind, c.where): c for c in reversed(breakers.find(prompts))}
+    out = []
+    for finding in findings:
+        shown: list[tuple[str, str]] = []
+        candidate = candidates.get((finding.kind, finding.where))
+        for i in candidate.prompts if candidate is not None else ():
+            assert candidate is not None
+            pair = (
+                breakers.shown(prompts[i], candidate),
+                breakers.shown(candidate.fix(i, prompts[i]), candidate),
+            )
             if pair[0] != pair[1] and pair not in shown:
                 shown.append(pair)
             if len(shown) == n:
-                return shown
-    return shown or ([(finding.example, finding.example_fixed or "")] if finding.example else [])
+                break
+        if not shown and finding.example is not None:
+            shown = [(finding.example, finding.example_fixed or "")]
+        out.append(shown)
+    return out

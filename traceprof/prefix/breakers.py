@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 Message = dict[str, Any]
@@ -65,24 +66,32 @@ VOLATILE = {
 }  # fmt: skip
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\S+")
-_PIECE = re.compile(r"\s+|[^\s.,;:!?]+|[.,;:!?]")
-_CAPITALIZED = re.compile(r"[A-Z][\w'’-]{0,40}|[.,;:!?]")
+_DECODER = json.JSONDecoder()
 
-MIN_SHARED = 160  # characters that a family must share behind the place where it parts
-_MOST_VERSIONS = 12  # of a template that are served at once
-_OFTEN = 2  # sessions, on average, that send a version
-_ALIKE = 0.6  # share of words in common
-_MOST_OBJECTS = 20  # JSON objects of a text whose keys are sorted
+MIN_SHARED = 160  # characters behind a differing span that are worth sharing, where no tools follow
+_SHORT_END = 40  # characters that shorter texts must end with in common
 _LONG_SPAN = 120  # characters, from which a differing span is a document
-_MOST_TEXTS = 4000  # distinct texts of one place that are compared
+_NAME_WORDS = 4
+_FEW_VERSIONS = 3  # of a text that differ in a few words: versions of a template; more are values
+_MOST_VERSIONS = 12  # of a template, where they are alike
+_OFTEN = 4  # requests, on average, that send a version
+_ALIKE = 0.5  # words that versions share in what differs, and in all of it where more than one span differs
+_ALL_ALIKE = 0.9
+_MOST_OBJECTS = 16  # JSON objects of a text whose keys are looked at
+_MOST_TEXTS = 4_000  # distinct texts of one place that are compared
+_HEAD, _TAIL = 24_000, 8_000  # characters at both ends of a text in which values are looked for
+_MOST_LINES = 8  # lines of a text that other texts may do without
+_COMPARED = 6_000  # characters of a text that decide whether it is like another
 _SHINGLE = 4  # words
 _PERMUTATIONS = 64
 _SIMILAR = 0.6
-_COMPARED = 6000  # characters of a text that decide whether it is like another
+_THREADS = 4  # conversations of one session that go on side by side
+_TOLD = 20  # characters, from which a message is not sent twice by chance
+_QUOTED = 24  # characters of an earlier message that a summary of it repeats
 
 
 class Prompt(NamedTuple):
-    """A request as it was sent: messages and tools, or one text."""
+    """A request as it was sent: messages and tools, or one text; neither where that is not known."""
 
     messages: list[Message] | None
     tools: Any = None
@@ -100,15 +109,29 @@ class Candidate(NamedTuple):
     prompts: list[int]  # that it touches
     fix: Callable[[int, Prompt], Prompt]  # of those prompts
     example: tuple[str, str]  # the place before and after
-    choice: str = ""  # of candidates with the same choice the one that saves most stands
+
+    @property
+    def place(self) -> int | None:
+        """The message that it stands in in every prompt; a history has no such place."""
+        return None if self.kind.startswith("history") else self.message
 
 
-def find(prompts: Sequence[Prompt]) -> list[Candidate]:
-    """Candidates among prompts in the order of their arrival, the most frequent first."""
-    found = [*_tools(prompts), *_history(prompts)]
-    for place in range(2):
-        found.extend(_near_duplicates(prompts, place))
+def find(prompts: Sequence[Prompt], kind: str | None = None, place: int | None = None) -> list[Candidate]:
+    """Candidates among prompts in the order of their arrival, the most frequent first; of one kind and place when they are given."""
+    found: list[Candidate] = []
+    if kind is None or kind in ("tool_order", "json_key_order"):
+        found += _tools(prompts)
+    if kind is None or kind.startswith("history"):
+        found += _history(prompts)
+    for at in PLACES:
+        if place in (None, at) and (kind is None or kind in _IN_TEXTS):
+            found += _near_duplicates(prompts, at)
+    found = [c for c in found if kind is None or (c.kind == kind and place in (None, c.place))]
     return sorted(found, key=lambda c: -len(c.prompts))
+
+
+PLACES = (0, 1)  # messages that are compared
+_IN_TEXTS = (*VOLATILE, "user_name", "retrieved_documents", "json_key_order", "whitespace", "template_drift")
 
 
 # -- texts ---------------------------------------------------------------------------------------------------
@@ -138,38 +161,43 @@ def _with_text(message: Message, text: str) -> Message:
 
 
 def _place_text(prompt: Prompt, place: int) -> str | None:
+    """The text of a message that the application wrote, not the model or a tool."""
     if prompt.messages is None:
         return prompt.text if place == 0 else None
-    return text_of(prompt.messages[place]) if place < len(prompt.messages) else None
+    if place >= len(prompt.messages) or prompt.messages[place].get("role") in ("assistant", "tool"):
+        return None
+    return text_of(prompt.messages[place])
 
 
-def _replaced(prompt: Prompt, place: int, text: str, moved: str) -> Prompt:
-    """The prompt with another text at a place, and what was taken out at the end of the last message."""
+def _replaced(prompt: Prompt, place: int, text: str, moved: str = "") -> Prompt:
+    """The prompt with another text at a place, and what was taken out on a line of its own at the end of the last message."""
     if prompt.messages is None:
-        return prompt._replace(text=text + moved)
+        return prompt._replace(text=f"{text}\n{moved}" if moved else text)
     messages = list(prompt.messages)
     messages[place] = _with_text(messages[place], text)
     if moved:
         last = text_of(messages[-1])
-        if last is not None:
-            messages[-1] = _with_text(messages[-1], last + moved)
+        if last is None:  # a message of parts
+            messages.append({"role": "user", "content": moved})
+        else:
+            messages[-1] = _with_text(messages[-1], f"{last}\n{moved}")
     return prompt._replace(messages=messages)
 
 
-def _role(prompt: Prompt, place: int) -> str:
+def _where(prompt: Prompt, place: int, at: int) -> str:
     if prompt.messages is None:
-        return "prompt"
-    return f"{prompt.messages[place].get('role', 'unknown')} message"
+        return f"prompt, character {at}"
+    return f"{prompt.messages[place].get('role', 'unknown')} message, character {at}"
 
 
 def shown(prompt: Prompt, candidate: Candidate) -> str:
     """The place of a candidate in a prompt, in about 120 characters."""
+    if candidate.kind.startswith("history"):
+        at = candidate.message or 0
+        return _said((prompt.messages or [])[at : at + 1])
     if candidate.message is None:
-        return (
-            ", ".join(map(_name, prompt.tools or []))
-            if candidate.kind == "tool_order"
-            else _dumps(prompt.tools)[:160]
-        )
+        listed = prompt.tools if isinstance(prompt.tools, list) else []
+        return ", ".join(map(_name, listed))[:160] if candidate.kind == "tool_order" else _dumps(listed)[:160]
     return _around(_place_text(prompt, candidate.message) or "", candidate.offset or 0)
 
 
@@ -181,287 +209,359 @@ def _around(text: str, at: int, width: int = 120) -> str:
 # -- near duplicates --------------------------------------------------------------------------------------------
 
 
+class _Texts(NamedTuple):
+    """The distinct texts of one message of the prompts."""
+
+    prompts: Sequence[Prompt]
+    place: int
+    owners: dict[str, list[int]]  # text -> prompts that have it
+
+    def members(self, texts: Sequence[str]) -> list[int]:
+        """The prompts that have one of these texts."""
+        return sorted(i for t in texts for i in self.owners[t])
+
+    def usual(self, texts: Sequence[str]) -> str:
+        """The most frequent of some texts, the earliest of those that are."""
+        return max(texts, key=lambda t: (len(self.owners[t]), -self.owners[t][0]))
+
+    def is_system(self, text: str) -> bool:
+        """Whether it is a system prompt."""
+        messages = self.prompts[self.owners[text][0]].messages
+        return messages is not None and messages[self.place].get("role") in ("system", "developer")
+
+    def before_tools(self, text: str) -> bool:
+        """Whether tools may stand behind a text: templates put them into the system prompt."""
+        return bool(self.prompts[self.owners[text][0]].tools) and self.is_system(text)
+
+    def sessions(self, text: str) -> int:
+        """Sessions that have a text; requests without one stand for themselves."""
+        return len({self.prompts[i].session or i for i in self.owners[text]})
+
+    def changing(
+        self, kind: str, changed: dict[str, tuple[str, str]], texts: Sequence[str], at: int
+    ) -> Candidate:
+        """A candidate whose fix makes other texts of some: text -> (what it becomes, what moves to the end of the prompt)."""
+        place = self.place
+
+        def fix(_: int, prompt: Prompt) -> Prompt:
+            text = _place_text(prompt, place)
+            if text is None or text not in changed:
+                return prompt
+            return _replaced(prompt, place, *changed[text])
+
+        members = self.members(texts)
+        first = next((t for t in changed if _common(t, changed[t][0]) == at), next(iter(changed)))
+        example = _around(first, at), _around(changed[first][0], at)
+        return Candidate(kind, _where(self.prompts[members[0]], place, at), place, at, members, fix, example)
+
+
 def _near_duplicates(prompts: Sequence[Prompt], place: int) -> list[Candidate]:
-    """Texts at one place of the prompt (0: the first message, 1: the second) that say almost the same and part early."""
+    """Texts of one message that say almost the same and part early."""
     owners: dict[str, list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
         text = _place_text(prompt, place)
-        if text:
+        if text and (text in owners or len(owners) < _MOST_TEXTS):
             owners[text].append(i)
-    texts = sorted(owners, key=lambda t: owners[t][0])[:_MOST_TEXTS]
-    found, texts = _values(prompts, place, texts, owners)
-    for family in _families([t for t in texts if len(t) >= MIN_SHARED]):
-        found.extend(_of_family(prompts, place, family, owners))
+    texts = _Texts(prompts, place, owners)
+    found: list[Candidate] = []
+    rest = list(owners)
+    groups = _grouped([t for t in rest if '{"' in t], _canonical)
+    if any(len(g) > 1 for g in groups):
+        found.append(_one_version(texts, "json_key_order", [g for g in groups if len(g) > 1]))
+        gone = {t for g in groups for t in g if t != texts.usual(g)}
+        rest = [t for t in rest if t not in gone]
+    values = {t: _values_in(t) for t in rest}
+    masks = {t: _masked(t, values[t]) for t in rest}
+    varying, gone = _values(texts, rest, values, masks)
+    found += varying
+    rest = [t for t in rest if t not in gone]
+    groups = _grouped(rest, lambda t: _SPACE.sub(" ", masks[t]).strip())
+    if any(len({masks[t] for t in g}) > 1 for g in groups):
+        found.append(
+            _one_version(
+                texts, "whitespace", [g for g in groups if len({masks[t] for t in g}) > 1], _respaced
+            )
+        )
+    # one of each group stands for it from here on
+    rest = [texts.usual(g) for g in groups]
+    for family in _families([t for t in rest if len(t) >= MIN_SHARED or texts.before_tools(t)], masks):
+        found += _of_family(texts, family)
     return found
 
 
+def _grouped(texts: Sequence[str], key: Callable[[str], str]) -> list[list[str]]:
+    """Texts of which the key is the same, in order."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for text in texts:
+        groups[key(text)].append(text)
+    return list(groups.values())
+
+
 class _Value(NamedTuple):
+    """What may change with every request."""
+
     kind: str
     start: int
     end: int
 
 
 def _values_in(text: str) -> list[_Value]:
-    """The values of a text that may change with every request, in order; where two patterns match the earlier kind counts."""
+    """The values of a text, in order; where two kinds would do, the earlier one counts. In a long text: those at its ends."""
+    pieces = [(0, text)]
+    if len(text) > _HEAD + _TAIL:
+        pieces = [(0, text[:_HEAD]), (len(text) - _TAIL, text[-_TAIL:])]
     found: list[_Value] = []
-    for kind, pattern in VOLATILE.items():
-        for match in pattern.finditer(text):
-            start, end = match.span()
-            if all(end <= v.start or v.end <= start for v in found):
-                found.append(_Value(kind, start, end))
+    for at, piece in pieces:
+        taken = bytearray(len(piece))
+        for kind, pattern in VOLATILE.items():
+            for match in pattern.finditer(piece):
+                start, end = match.span()
+                if taken.find(1, start, end) < 0:
+                    taken[start:end] = b"\1" * (end - start)
+                    found.append(_Value(kind, at + start, at + end))
     return sorted(found, key=lambda v: v.start)
 
 
-def _values(
-    prompts: Sequence[Prompt], place: int, texts: list[str], owners: dict[str, list[int]]
-) -> tuple[list[Candidate], list[str]]:
-    """Candidates for values that differ between texts which are otherwise equal, and the texts that are left, one for each such group."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    values = {text: _values_in(text) for text in texts}
-    for text in texts:
-        groups[_without(text, values[text], "\0")].append(text)
-    varying: dict[str, dict[str, list[_Value]]] = defaultdict(dict)  # kind -> text -> its values that vary
-    rest = []
-    for group in groups.values():
-        if len(group) < 2:
-            rest += group
-            continue
-        for k in range(len(values[group[0]])):
-            if len({t[values[t][k].start : values[t][k].end] for t in group}) > 1:
-                for t in group:
-                    varying[values[t][k].kind].setdefault(t, []).append(values[t][k])
-    found = []
-    for kind, of in varying.items():
-        members = sorted(i for t in of for i in owners[t])
-        first = max(of, key=lambda t: len(owners[t]))
-        at = of[first][0].start
-        where = f"{_role(prompts[members[0]], place)}, character {at}"
-        for whole_line in (False, True):
-            fix = _moving(place, of, whole_line)
-            fixed = _place_text(fix(0, prompts[owners[first][0]]), place) or ""
-            example = _around(first, at), _around(fixed, min(at, len(fixed)))
-            found.append(Candidate(kind, where, place, at, members, fix, example, f"{kind} {place}"))
-    return found, rest
+def _masked(text: str, values: Sequence[_Value], without: Sequence[tuple[int, int]] = ()) -> str:
+    r"""The text with its values masked, and without some spans that hold values whole.
 
-
-def _without(text: str, values: Sequence[_Value], instead: str = "") -> str:
+    >>> text = "Today is 2026-03-02, dear customer"
+    >>> _masked(text, _values_in(text)), _masked(text, _values_in(text), [(0, 21)])
+    ('Today is \x00, dear customer', 'dear customer')
+    """
+    spans = [(v.start, v.end, "\0") for v in values if not any(a <= v.start < b for a, b in without)]
     parts, at = [], 0
-    for value in values:
-        parts.append(text[at : value.start])
-        at = value.end
-    return instead.join([*parts, text[at:]])
+    for a, b, instead in sorted([*spans, *((a, b, "") for a, b in without)]):
+        parts += [text[at:a], instead]
+        at = b
+    return "".join([*parts, text[at:]])
 
 
-def _moving(place: int, of: dict[str, list[_Value]], whole_line: bool) -> Callable[[int, Prompt], Prompt]:
-    """Move values, or the lines that they stand in, to the end of the last message."""
-
-    def fix(_: int, prompt: Prompt) -> Prompt:
-        text = _place_text(prompt, place)
-        if text is None or text not in of:
-            return prompt
-        spans = [_line(text, v) if whole_line else v for v in of[text]]
-        spans = [s for i, s in enumerate(spans) if i == 0 or s.start >= spans[i - 1].end]
-        moved = " ".join(text[s.start : s.end].strip() for s in spans)
-        return _replaced(prompt, place, _without(text, spans), "\n" + moved)
-
-    return fix
+def _cut(text: str, spans: Sequence[tuple[int, int]]) -> tuple[str, str]:
+    """(what is left of a text without spans, what was in them)"""
+    left, taken, at = [], [], 0
+    for a, b in spans:
+        left.append(text[at:a])
+        taken.append(text[a:b].strip())
+        at = b
+    return "".join([*left, text[at:]]), " ".join(taken)
 
 
-def _line(text: str, value: _Value) -> _Value:
-    """The line of a value, with the empty lines behind it."""
-    start = text.rfind("\n", 0, value.start) + 1
-    end = text.find("\n", value.end)
-    end = len(text) if end < 0 else end
-    while end < len(text) and text[end] == "\n":
-        end += 1
-    return _Value(value.kind, start, end)
+def _lines(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The whole lines in which spans stand, with the line breaks behind them."""
+    found: list[tuple[int, int]] = []
+    for a, b in spans:
+        start, end = text.rfind("\n", 0, a) + 1, text.find("\n", b)
+        end = len(text) if end < 0 else end
+        while end < len(text) and text[end] == "\n":
+            end += 1
+        if not found or start >= found[-1][1]:
+            found.append((start, end))
+    return found
 
 
-def _families(texts: list[str]) -> list[list[str]]:
+def _values(
+    texts: _Texts, rest: Sequence[str], values: dict[str, list[_Value]], masks: dict[str, str]
+) -> tuple[list[Candidate], set[str]]:
+    """Values that differ between texts which are otherwise the same, kind by kind; those that are the same in all of them stay.
+
+    Where other texts are the same but for the whole line, the line moves; these texts are returned, too.
+    """
+    changed: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)  # kind -> text -> what becomes of it
+    start: dict[str, int] = {}
+    gone: set[str] = set()
+    known = set(masks.values())
+    for group in _grouped(rest, lambda t: f"{len(values[t])} {masks[t]}"):
+        first = group[0]
+        spans = {t: [(v.start, v.end) for v in values[t]] for t in group}
+
+        def missing(cuts: Sequence[tuple[int, int]], text: str = first) -> bool:
+            """Whether other texts are the same but for these lines."""
+            return _masked(text, values[text], _lines(text, cuts)) in known
+
+        if len(group) > 1:
+            varying = [
+                k for k in range(len(values[first])) if len({t[slice(*spans[t][k])] for t in group}) > 1
+            ]
+        elif texts.sessions(first) == 1:  # it may be the only one that has the line at all
+            varying = [k for k in range(min(len(values[first]), _MOST_LINES)) if missing([spans[first][k]])]
+        else:
+            continue
+        by_kind: dict[str, list[int]] = defaultdict(list)
+        for k in varying:
+            by_kind[values[first][k].kind].append(k)
+        for kind, slots in by_kind.items():
+            whole = len(slots) <= _MOST_LINES and missing([spans[first][k] for k in slots])
+            gone.update(group if whole else ())
+            for t in group:
+                cuts = [spans[t][k] for k in slots]
+                changed[kind][t] = _cut(t, _lines(t, cuts) if whole else cuts)
+            start.setdefault(kind, spans[first][slots[0]][0])
+    return [texts.changing(kind, of, list(of), start[kind]) for kind, of in changed.items()], gone
+
+
+def _families(texts: Sequence[str], masks: dict[str, str]) -> list[list[str]]:
     """Groups of at least two texts that are near duplicates, or end with the same long text, in a fixed order."""
-    parent = list(range(len(texts)))
+    if len(texts) < 2:
+        return []
+    from datasketch import MinHash, MinHashLSH
+
+    first: dict[str, int] = {}  # end of a text -> the first text with it
+    leader = list(range(len(texts)))
 
     def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
+        while leader[i] != i:
+            leader[i] = leader[leader[i]]
+            i = leader[i]
         return i
 
-    def join(group: Iterable[int]) -> None:
-        first, *rest = group
-        for other in rest:
-            parent[root(other)] = root(first)
-
-    ends: dict[str, list[int]] = defaultdict(list)
+    index = MinHashLSH(threshold=_SIMILAR, num_perm=_PERMUTATIONS)
+    blank = MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=zlib.crc32)
     for i, text in enumerate(texts):
-        ends[_masked(text[-MIN_SHARED:])].append(i)
-    for group in ends.values():
-        join(group)
-    if len(texts) > 1:
-        from datasketch import MinHash, MinHashLSH
-
-        index = MinHashLSH(threshold=_SIMILAR, num_perm=_PERMUTATIONS)
-        for i, text in enumerate(texts):
-            made = MinHash(num_perm=_PERMUTATIONS, seed=1)
-            words = _WORD.findall(_masked(text[:_COMPARED]))
-            made.update_batch(
-                [" ".join(words[k : k + _SHINGLE]).encode() for k in range(max(1, len(words) - _SHINGLE + 1))]
-            )
-            near = index.query(made)
+        end = masks[text][-(MIN_SHARED if len(text) >= MIN_SHARED else _SHORT_END) :]
+        leader[root(i)] = root(first.setdefault(end, i))
+        words = _WORD.findall(masks[text][:_COMPARED])
+        made = blank.copy()
+        made.update_batch(
+            [
+                " ".join(words[k : k + _SHINGLE]).encode("utf-8", "surrogatepass")
+                for k in range(max(1, len(words) - _SHINGLE + 1))
+            ]
+        )
+        near = index.query(made)
+        if near:
+            leader[root(i)] = root(min(near))
+        else:
             index.insert(i, made)
-            if near:
-                join([min(near), i])
     groups: dict[int, list[str]] = defaultdict(list)
     for i, text in enumerate(texts):
         groups[root(i)].append(text)
     return [g for g in groups.values() if len(g) > 1]
 
 
-def _masked(text: str) -> str:
-    for pattern in VOLATILE.values():
-        text = pattern.sub("\0", text)
-    return text
-
-
-def _of_family(
-    prompts: Sequence[Prompt], place: int, family: list[str], owners: dict[str, list[int]]
-) -> list[Candidate]:
-    """What tells the texts of a family apart: white space, keys of JSON, a span in the middle, versions."""
-    found = []
-    rest = family
-    for kind, plain in (("whitespace", _collapsed), ("json_key_order", _canonical)):
-        groups: dict[str, list[str]] = defaultdict(list)
-        for text in rest:
-            groups[plain(text)].append(text)
-        loose = [g for g in groups.values() if len(g) > 1]
-        if loose:
-            found.append(_one_version(prompts, place, kind, loose, owners))
-            rest = [max(g, key=lambda t: len(owners[t])) for g in groups.values()]
-    if len(rest) < 2:
-        return found
-    head, tail = _span(rest)
-    if tail < MIN_SHARED:  # nothing is shared behind the place where they part
-        return found
-    middles = {t: t[head : len(t) - tail] for t in rest}
-    said = {t: m for t, m in middles.items() if m.strip()}
-    sessions = [{prompts[i].session or f"#{i}" for i in owners[t]} for t in said]
-    served = len(rest) <= _MOST_VERSIONS and sum(map(len, sessions)) >= _OFTEN * len(said)
-    if len(said) > 1 and _are_names(list(said.values())):
-        found.append(_moving_span(prompts, place, "user_name", said, owners, head))
-    elif len(said) > 1 and len(rest) <= _MOST_VERSIONS and (served or _alike(list(said.values()))):
-        found.append(_one_version(prompts, place, "template_drift", [rest], owners))
-    else:
-        long = sum(map(len, said.values())) >= _LONG_SPAN * len(said)
-        found.append(
-            _moving_span(prompts, place, "retrieved_documents" if long else "user_name", said, owners, head)
-        )
-    return found
-
-
-def _alike(middles: list[str]) -> bool:
-    """Whether spans are versions of one another rather than different texts: they have words in common."""
-    words = [set(_WORD.findall(m)) for m in middles]
-    shares = [len(w & words[0]) / max(1, len(w | words[0])) for w in words[1:]]
-    return sum(shares) >= _ALIKE * len(shares)
-
-
-def _collapsed(text: str) -> str:
-    return _SPACE.sub(" ", text).strip()
-
-
-def _canonical(text: str) -> str:
-    """The text with the keys of its first JSON objects sorted."""
-    parts, at, seen = [], 0, 0
-    decoder = json.JSONDecoder()
-    while seen < _MOST_OBJECTS and (start := text.find('{"', at)) >= 0:
-        seen += 1
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            parts.append(text[at : start + 1])
-            at = start + 1
-            continue
-        parts += [text[at:start], _dumps(value, sort=True)]
-        at = end
-    return "".join([*parts, text[at:]])
-
-
-def _are_names(middles: list[str]) -> bool:
-    """Whether texts differ in capitalized words only."""
-    pieces = [_PIECE.findall(m) for m in middles]
-    head, tail = _span(pieces)
-    words = [p for piece in pieces for p in piece[head : len(piece) - tail] if p.strip()]
-    return 0 < len(words) <= 4 * len(middles) and all(_CAPITALIZED.fullmatch(w) for w in words)
+def _of_family(texts: _Texts, family: list[str]) -> list[Candidate]:
+    """What tells the texts of a family apart: a span in the middle, or versions of a template."""
+    head, tail = _ends(family)
+    shared = tail >= MIN_SHARED or all(map(texts.before_tools, family))
+    middles = {t: t[head : len(t) - tail] for t in family}
+    often = sum(len(texts.owners[t]) for t in family) >= _OFTEN * len(family)
+    if often and len(family) <= _MOST_VERSIONS:
+        if not shared:
+            alike = _alike(family) >= _ALL_ALIKE
+        else:
+            alike = _are_versions(list(middles.values()), _FEW_VERSIONS if texts.is_system(family[0]) else 0)
+        if alike:
+            return [_one_version(texts, "template_drift", [family])]
+    if not shared:
+        return []
+    changed = {t: (t[:head] + t[len(t) - tail :], m.strip()) for t, m in middles.items() if m.strip()}
+    kind = "retrieved_documents" if max(map(len, middles.values())) >= _LONG_SPAN else "user_name"
+    return [texts.changing(kind, changed, list(changed), head)]
 
 
 def _one_version(
-    prompts: Sequence[Prompt], place: int, kind: str, groups: list[list[str]], owners: dict[str, list[int]]
-) -> Candidate:
-    """All texts of a group become its most frequent one."""
-    best = {}
-    for group in groups:
-        usual = max(group, key=lambda t: (len(owners[t]), -owners[t][0]))
-        best.update(dict.fromkeys(group, usual))
-    changed = [t for t in best if best[t] != t]
-    members = sorted(i for t in best for i in owners[t])
-    at = min(_common(t, best[t]) for t in changed)
-    shown = min(changed, key=lambda t: _common(t, best[t]))
-
-    def fix(_: int, prompt: Prompt) -> Prompt:
-        text = _place_text(prompt, place)
-        return prompt if text is None or text not in best else _replaced(prompt, place, best[text], "")
-
-    where = f"{_role(prompts[members[0]], place)}, character {at}"
-    example = _around(shown, at), _around(best[shown], at)
-    return Candidate(kind, where, place, at, members, fix, example)
-
-
-def _span(texts: Sequence[Sequence[str]]) -> tuple[int, int]:
-    """(common head, common tail) of texts, as characters where they are strings, cut where words end; or of lists of pieces."""
-    first = max(texts, key=len)
-    head = min(_common(first, t) for t in texts)
-    tail = min(_common(first[::-1], t[::-1]) for t in texts)
-    if isinstance(first, str):
-        while head and not (first[head - 1].isspace() or first[head : head + 1].isspace()):
-            head -= 1
-        while 0 < tail < len(first) and not (_ends_word(first[-tail]) or first[-tail - 1].isspace()):
-            tail -= 1
-    return head, min(tail, min(map(len, texts)) - head)
-
-
-def _ends_word(character: str) -> bool:
-    return character.isspace() or character in ".,;:!?"
-
-
-def _moving_span(
-    prompts: Sequence[Prompt],
-    place: int,
+    texts: _Texts,
     kind: str,
-    middles: dict[str, str],
-    owners: dict[str, list[int]],
-    head: int,
+    groups: Sequence[Sequence[str]],
+    become: Callable[[str, str], str] = lambda text, usual: usual,
 ) -> Candidate:
-    members = sorted(i for t in middles for i in owners[t])
-
-    def fix(_: int, prompt: Prompt) -> Prompt:
-        text = _place_text(prompt, place)
-        if text is None or text not in middles:
-            return prompt
-        middle = middles[text]
-        return _replaced(prompt, place, text[:head] + text[head + len(middle) :], "\n" + middle.strip())
-
-    first = max(middles, key=lambda t: len(owners[t]))
-    fixed = _place_text(fix(0, prompts[owners[first][0]]), place) or ""
-    where = f"{_role(prompts[members[0]], place)}, character {head}"
-    return Candidate(kind, where, place, head, members, fix, (_around(first, head), _around(fixed, head)))
+    """All texts of a group become like the most frequent one."""
+    changed = {}
+    for group in groups:
+        usual = texts.usual(group)
+        changed.update({t: (become(t, usual), "") for t in group if t != usual})
+    differs = {t: c for t, c in changed.items() if c[0] != t} or changed
+    at = min(_common(t, c[0]) for t, c in differs.items())
+    return texts.changing(kind, differs, [t for g in groups for t in g], at)
 
 
-def _common(a: Sequence[str], b: Sequence[str]) -> int:
-    """Characters, or pieces, that two texts begin with in common."""
+def _respaced(text: str, like: str) -> str:
+    """The words of a text with the white space of another one.
+
+    >>> _respaced("Today is  Monday", "Today is Sunday")
+    'Today is Monday'
+    """
+    words, gaps = _WORD.findall(text), _WORD.split(like)
+    if len(gaps) != len(words) + 1:
+        return text
+    return gaps[0] + "".join(word + gap for word, gap in zip(words, gaps[1:], strict=True))
+
+
+def _canonical(text: str) -> str:
+    """The text with the first JSON objects in it written anew, keys sorted.
+
+    >>> _canonical('settings {"b": 1, "a": 2}')
+    'settings {"a":2,"b":1}'
+    """
+    out, done, at = [], 0, text.find('{"')
+    for _ in range(_MOST_OBJECTS):
+        if at < 0:
+            break
+        try:
+            value, end = _DECODER.raw_decode(text, at)
+            out += [text[done:at], _dumps(value, sort=True)]
+            done = end
+        except (ValueError, RecursionError):
+            end = at + 1
+        at = text.find('{"', end)
+    return "".join([*out, text[done:]])
+
+
+def _are_versions(middles: Sequence[str], few: int) -> bool:
+    """Whether the spans in which texts differ do so as versions of a template do, not in a name or in documents."""
+    if _are_names([m for m in middles if m.strip()]):
+        return False
+    if sum(map(len, middles)) / len(middles) < _LONG_SPAN:
+        return len(middles) <= few
+    return _alike(middles) >= _ALIKE
+
+
+def _alike(texts: Sequence[str]) -> float:
+    """The least share of words that the first text has in common with another one."""
+    bags = [Counter(_WORD.findall(t)) for t in texts]
+    return min(((bags[0] & b).total() / max(1, (bags[0] | b).total()) for b in bags[1:]), default=1.0)
+
+
+def _are_names(texts: Sequence[str]) -> bool:
+    """Whether texts differ in a few capitalized words only.
+
+    >>> _are_names(["for Mia Li, who", "for Raj Sanchez, who"]), _are_names(["book", "change"])
+    (True, False)
+    """
+    if len(texts) < 2 or max(map(len, texts)) > _LONG_SPAN:
+        return False
+    head, tail = _ends(texts)
+    names = [t[head : len(t) - tail].split() for t in texts]
+    return all(0 < len(n) <= _NAME_WORDS and all(w[0].isupper() for w in n) for n in names)
+
+
+def _ends(texts: Sequence[str]) -> tuple[int, int]:
+    """Characters with which all texts begin, and with which they end, cut between words.
+
+    >>> _ends(["call 11 now", "call 12 now"])
+    (5, 4)
+    """
+    first, backwards = texts[0], texts[0][::-1]
+    head = min(_common(first, t) for t in texts[1:])
+    while any(_in_word(t, head) for t in texts):
+        head -= 1
+    tail = min(_common(backwards, t[::-1]) for t in texts[1:])
+    tail = min(tail, min(map(len, texts)) - head)
+    while any(_in_word(t, len(t) - tail) for t in texts):
+        tail -= 1
+    return head, tail
+
+
+def _in_word(text: str, at: int) -> bool:
+    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
+
+
+def _common(a: str, b: str) -> int:
+    """Characters that two texts begin with in common."""
     low, high = 0, min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2
-        if a[:middle] == b[:middle]:
+        if a[low:middle] == b[low:middle]:
             low = middle
         else:
             high = middle - 1
@@ -475,63 +575,68 @@ def _dumps(value: Any, *, sort: bool = False) -> str:
     return json.dumps(value, sort_keys=sort, ensure_ascii=False, separators=(",", ":"))
 
 
-def _sorted_keys(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _sorted_keys(value[k]) for k in sorted(value)}
-    return [_sorted_keys(v) for v in value] if isinstance(value, list) else value
-
-
-def _by_name(tools: list[Any]) -> list[Any]:
-    return sorted(tools, key=lambda t: (_name(t), _dumps(t, sort=True)))
-
-
 def _name(tool: Any) -> str:
     of = tool.get("function") if isinstance(tool, dict) and isinstance(tool.get("function"), dict) else tool
     return str(of.get("name", "")) if isinstance(of, dict) else ""
 
 
+class _ToolList(NamedTuple):
+    """A list of tools as it was sent, and what of it stays the same however it is written."""
+
+    tools: list[Any]
+    plain: str  # as it was sent
+    listed: str  # with sorted keys
+    each: list[str]  # of each tool
+    same: str  # with sorted keys, in a fixed order
+
+
+def _tool_list(tools: list[Any]) -> _ToolList:
+    each = [_dumps(t, sort=True) for t in tools]
+    return _ToolList(tools, _dumps(tools), "\n".join(each), each, "\n".join(sorted(each)))
+
+
 def _tools(prompts: Sequence[Prompt]) -> list[Candidate]:
+    """The same tools in another order, or with their keys in another order; the fix is what is most frequent."""
     orders: dict[str, Counter[str]] = defaultdict(Counter)  # the same tools in whatever order -> orders seen
-    keys: dict[str, Counter[str]] = defaultdict(Counter)  # the same list -> serializations seen
-    lists: dict[str, list[Any]] = {}
-    of: list[tuple[str, str] | None] = []
-    for prompt in prompts:
-        if not isinstance(prompt.tools, list) or not prompt.tools:
-            of.append(None)
-            continue
-        plain, listed = _dumps(prompt.tools), _dumps(prompt.tools, sort=True)
-        same = _dumps(_by_name(prompt.tools), sort=True)
-        orders[same][listed] += 1
-        keys[listed][plain] += 1
-        lists.setdefault(plain, prompt.tools)
-        of.append((same, listed))
+    keys: dict[str, Counter[str]] = defaultdict(Counter)  # the same list -> ways to write it
+    lists: dict[str, _ToolList] = {}  # as written, and by sorted keys
+    read: dict[int, _ToolList] = {}  # prompts may share their lists
+    of: dict[int, _ToolList] = {}
+    for i, prompt in enumerate(prompts):
+        if isinstance(prompt.tools, list) and prompt.tools:
+            one = of[i] = read.get(id(prompt.tools)) or read.setdefault(
+                id(prompt.tools), _tool_list(prompt.tools)
+            )
+            orders[one.same][one.listed] += 1
+            keys[one.listed][one.plain] += 1
+            lists.setdefault(one.plain, one)
+            lists.setdefault(one.listed, one)
+    usual_order = {same: lists[seen.most_common(1)[0][0]] for same, seen in orders.items()}
+    usual_keys = {listed: lists[seen.most_common(1)[0][0]] for listed, seen in keys.items()}
 
-    def usual_order(_: int, p: Prompt) -> Prompt:
-        usual = json.loads(orders[_dumps(_by_name(p.tools), sort=True)].most_common(1)[0][0])
-        place = {_dumps(tool, sort=True): k for k, tool in enumerate(usual)}
-        return p._replace(tools=sorted(p.tools, key=lambda t: place[_dumps(t, sort=True)]))
+    def ordered(i: int, prompt: Prompt) -> Prompt:
+        now = of[i] if prompt.tools is of[i].tools else _tool_list(prompt.tools)
+        usual = usual_order.get(now.same)
+        if usual is None or usual.listed == now.listed:
+            return prompt
+        place = {tool: k for k, tool in enumerate(usual.each)}
+        order = sorted(range(len(now.each)), key=lambda k: place[now.each[k]])
+        return prompt._replace(tools=[now.tools[k] for k in order])
 
-    def usual_keys(_: int, p: Prompt) -> Prompt:
-        return p._replace(tools=lists[keys[_dumps(p.tools, sort=True)].most_common(1)[0][0]])
+    def written(i: int, prompt: Prompt) -> Prompt:
+        now = of[i] if prompt.tools is of[i].tools else _tool_list(prompt.tools)
+        usual = usual_keys.get(now.listed)
+        return prompt if usual is None or usual.plain == now.plain else prompt._replace(tools=usual.tools)
 
     found = []
-    moved = [i for i, k in enumerate(of) if k is not None and len(orders[k[0]]) > 1]
-    if moved:
-        odd = next((i for i in moved if usual_order(i, prompts[i]).tools != prompts[i].tools), moved[0])
-        example = tuple(
-            ", ".join(map(_name, p.tools))[:160] for p in (prompts[odd], usual_order(odd, prompts[odd]))
-        )
-        found.append(Candidate("tool_order", "tools", None, 0, moved, usual_order, (example[0], example[1])))
-    shuffled = [i for i, k in enumerate(of) if k is not None and len(keys[k[1]]) > 1]
-    if shuffled:
-        odd = next(
-            (i for i in shuffled if _dumps(usual_keys(i, prompts[i]).tools) != _dumps(prompts[i].tools)),
-            shuffled[0],
-        )
-        example = tuple(_dumps(p.tools)[:160] for p in (prompts[odd], usual_keys(odd, prompts[odd])))
-        found.append(
-            Candidate("json_key_order", "tools", None, 0, shuffled, usual_keys, (example[0], example[1]))
-        )
+    moved = [i for i, one in of.items() if len(orders[one.same]) > 1]
+    rewritten = [i for i, one in of.items() if len(keys[one.listed]) > 1]
+    for kind, members, fix in (("tool_order", moved, ordered), ("json_key_order", rewritten, written)):
+        if members:
+            made = Candidate(kind, "tools", None, 0, members, fix, ("", ""))
+            odd = next((i for i in members if fix(i, prompts[i]) is not prompts[i]), members[0])
+            example = shown(prompts[odd], made), shown(fix(odd, prompts[odd]), made)
+            found.append(made._replace(example=example))
     return found
 
 
@@ -539,116 +644,187 @@ def _tools(prompts: Sequence[Prompt]) -> list[Candidate]:
 
 
 class _Sent(NamedTuple):
-    """The last request of a session."""
+    """The last request of a conversation."""
 
-    raw: list[Message]
-    keys: list[str]
-    whole: list[Message]  # with all of its history as it was sent first
+    keys: list[str]  # of its messages but the system's
+    whole: list[Message]  # those, with all of the history as it was sent first
     whole_keys: list[str]
-    kind: str | None  # what became of the history, so far
+    kind: str | None  # what became of that history
 
 
 def _history(prompts: Sequence[Prompt]) -> list[Candidate]:
-    """Turns of sessions that were dropped, or are not what was sent before; the fix sends what was sent."""
-    restored: dict[int, list[Message]] = {}
-    kinds: dict[str, list[int]] = {"history_truncated": [], "history_rewritten": []}
-    places: dict[str, tuple[int, str, str, str]] = {}
-    sent: dict[str, _Sent] = {}
-    for i, prompt in enumerate(prompts):
-        if prompt.session is None or not prompt.messages:
-            continue
-        now = prompt.messages
-        keys = [_digest(m) for m in now]
-        before = sent.get(prompt.session)
-        kind, whole = (None, now) if before is None else _compared(before, now, keys)
-        sent[prompt.session] = _Sent(now, keys, whole, [_digest(m) for m in whole], kind)
-        if kind is None or before is None:
-            continue
-        restored[i] = whole
-        kinds[kind].append(i)
-        at = next((k for k, (a, b) in enumerate(zip(before.keys, keys, strict=False)) if a != b), None)
-        if at is not None and kind not in places:
-            role = str(now[at].get("role", "unknown"))
-            was, becomes = ((text_of(m[at]) or _dumps(m[at])) if at < len(m) else "" for m in (now, whole))
-            places[kind] = at, role, _around(was, 0), _around(becomes, 0)
-    found = []
-    for kind, members in kinds.items():
-        if members and kind in places:
-            at, role, was, becomes = places[kind]
-            where = f"message {at} ({role})"
-            found.append(
-                Candidate(
-                    kind, where, at, 0, members, lambda i, p: p._replace(messages=restored[i]), (was, becomes)
-                )
-            )
-    return found
-
-
-def _compared(before: _Sent, now: list[Message], keys: list[str]) -> tuple[str | None, list[Message]]:
-    """What became of a session's history, and the request as it would be had all of it been kept.
+    """Turns of sessions that were dropped, or are not what was sent before; the fix sends what was sent.
 
     System messages do not count: what changes in them is another matter.
     """
-    heads = _heads(now)
-    raw_heads, old_heads = _heads(before.raw), _heads(before.whole)
-    body, raw = keys[heads:], before.keys[raw_heads:]
-    old, old_keys = before.whole[old_heads:], before.whole_keys[old_heads:]
-    if body[: len(raw)] == raw:  # it grew, as histories do
-        return before.kind, [*now[:heads], *old, *now[heads + len(raw) :]]
-    same = 0
-    while same < min(len(body), len(old_keys)) and body[same] == old_keys[same]:
-        same += 1
-    if same == len(old_keys):
-        return None, now
-    if (
-        body and body[0] in old_keys[1:]
-    ):  # what is kept may be all that is new since, but for its first message
-        at = len(old_keys) - 1 - old_keys[::-1].index(body[0])
-        if at and all(a == b for a, b in zip(old_keys[at:], body, strict=False)):
-            return "history_truncated", [*now[:heads], *old[:at], *now[heads:]]
-    # a last message that is another, with nothing behind it, is a question asked again
-    goes_on = same < len(old) - 1 or len(body) > len(old)
-    roles = [[m.get("role") for m in some] for some in (old, now[heads : heads + len(old)])]
-    if same and goes_on and roles[0] == roles[1]:
-        return "history_rewritten", [*now[:heads], *old, *now[heads + len(old) :]]
-    if same == 0 and len(body) > 1 and now[heads + 1].get("role") == "assistant":
-        summary = text_of(now[heads]) or ""
-        told = [(text_of(m) or "")[:_QUOTED] for m in old]
-        if any(len(t) == _QUOTED and t in summary for t in told):
-            kept = body[1:]
-            again = next(
-                (k for k in range(min(len(kept), len(old_keys)), 0, -1) if old_keys[-k:] == kept[:k]), 0
+    restored: dict[int, list[Message]] = {}
+    kinds: dict[str, list[int]] = {"history_truncated": [], "history_rewritten": []}
+    places: dict[str, tuple[int, str, tuple[str, str]]] = {}
+    sessions: dict[str, list[_Sent]] = defaultdict(list)
+    digests: dict[int, str] = {}  # prompts may share their messages
+    for i, prompt in enumerate(prompts):
+        if prompt.session is None or not prompt.messages:
+            continue
+        heads = _heads(prompt.messages)
+        body = prompt.messages[heads:]
+        keys = [digests.get(id(m)) or digests.setdefault(id(m), _digest(m)) for m in body]
+        threads = sessions[prompt.session]
+        before, kind, whole = _goes_on(threads, body, keys)
+        if before is not None:
+            threads.remove(before)
+        whole_keys = [digests.get(id(m)) or digests.setdefault(id(m), _digest(m)) for m in whole]
+        threads.append(_Sent(keys, whole, whole_keys, kind))
+        del threads[:-_THREADS]
+        if kind is None:
+            continue
+        restored[i] = whole
+        kinds[kind].append(i)
+        if kind not in places:
+            at = next(
+                (k for k, (a, b) in enumerate(zip(keys, whole_keys, strict=False)) if a != b), len(keys) - 1
             )
-            return "history_rewritten", [*now[:heads], *old, *now[heads + 1 + again :]]
-    return None, now
+            example = _said(body[at : at + 1]), _said(whole[at : at + 1])
+            places[kind] = heads + at, str(body[at].get("role", "unknown")), example
+
+    def fix(i: int, prompt: Prompt) -> Prompt:
+        messages = prompt.messages or []
+        return prompt._replace(messages=[*messages[: _heads(messages)], *restored[i]])
+
+    return [
+        Candidate(
+            kind,
+            f"message {places[kind][0]} ({places[kind][1]})",
+            places[kind][0],
+            0,
+            members,
+            fix,
+            places[kind][2],
+        )
+        for kind, members in kinds.items()
+        if members
+    ]
 
 
-def _heads(messages: list[Message]) -> int:
+def _heads(messages: Sequence[Message]) -> int:
     """System messages that a request begins with."""
-    n = 0
-    while n < len(messages) and messages[n].get("role") in ("system", "developer"):
-        n += 1
-    return n
+    return next(
+        (k for k, m in enumerate(messages) if m.get("role") not in ("system", "developer")), len(messages)
+    )
 
 
-_QUOTED = 24  # characters of an earlier turn that a summary repeats
+def _said(messages: Sequence[Message]) -> str:
+    return _around(text_of(messages[0]) or _dumps(messages[0]), 0) if messages else ""
+
+
+def _goes_on(
+    threads: Sequence[_Sent], body: list[Message], keys: list[str]
+) -> tuple[_Sent | None, str | None, list[Message]]:
+    """(the conversation of a session that a request goes on with, what became of its history, the request with all of it)"""
+    for before in reversed(threads):
+        if keys[: len(before.keys)] == before.keys:  # it grew, as histories do
+            return before, before.kind, [*before.whole, *body[len(before.keys) :]]
+    for before in reversed(threads):
+        kind, whole = _compared(before.whole, before.whole_keys, body, keys)
+        if kind is not None:
+            return before, kind, whole
+    return None, None, body
+
+
+def _compared(
+    old: list[Message], old_keys: list[str], body: list[Message], keys: list[str]
+) -> tuple[str | None, list[Message]]:
+    """(what became of the history, the request with all of it), where a request goes on with an earlier one of its session."""
+    same = 0
+    while same < min(len(keys), len(old_keys)) and keys[same] == old_keys[same]:
+        same += 1
+    if same == len(old_keys):  # as it was restored before
+        return None, body
+    # the oldest messages are gone, or one that sums them up stands for them
+    for lead, kind in ((0, "history_truncated"), (1, "history_rewritten")):
+        kept = _overlap(old_keys, keys[lead:], lead + 1)
+        if kept and (kept > 1 or len(_dumps(old[-1])) >= 2 * _TOLD):
+            return kind, [*old, *body[lead + kept :]]
+    if same == 0 and len(body) > 1 and body[0].get("role") == "user" and body[1].get("role") == "assistant":
+        summary = text_of(body[0]) or ""
+        told = [(text_of(m) or "")[:_QUOTED] for m in old]
+        if sum(len(t) == _QUOTED and t in summary for t in told) > 1:
+            return "history_rewritten", [*old, *body[1:]]
+    if len(body) < len(old):
+        return None, body
+    differs = [k for k in range(len(old)) if keys[k] != old_keys[k]]
+    if any(m[k].get("role") == "user" for k in differs for m in (old, body)) or any(
+        old[k].get("role") != body[k].get("role") for k in differs
+    ):
+        return None, body  # another question is another conversation
+    again = any(keys[k] == old_keys[k] and len(_dumps(old[k])) >= 2 * _TOLD for k in range(same, len(old)))
+    if again or all(_says_the_same(old[k], body[k]) for k in differs):
+        return "history_rewritten", [*old, *body[len(old) :]]
+    return None, body  # answered anew: a branch of the conversation
+
+
+def _overlap(old: Sequence[str], new: Sequence[str], least: int) -> int:
+    """The most entries with which `old` ends and `new` begins, at least `least` entries of old being left out.
+
+    >>> _overlap("abcb", "bcbd", 1), _overlap("abab", "cd", 1)
+    (3, 0)
+    """
+    if not new:
+        return 0
+    # the prefix function of new, run over old (Knuth, Morris and Pratt): linear in both
+    fail = [0] * len(new)
+    k = 0
+    for i in range(1, len(new)):
+        while k and new[i] != new[k]:
+            k = fail[k - 1]
+        k += new[i] == new[k]
+        fail[i] = k
+    k = 0
+    for key in old[least:]:
+        while k and (k == len(new) or key != new[k]):
+            k = fail[k - 1]
+        k += key == new[k]
+    return k
+
+
+def _says_the_same(a: Message, b: Message) -> bool:
+    """Whether two messages are one, written in two ways: JSON written anew, thoughts left out."""
+    if [_read_call(c) for c in _calls(a)] != [_read_call(c) for c in _calls(b)]:
+        return False
+    one, other = sorted((_SPACE.sub(" ", text_of(m) or "").strip() for m in (a, b)), key=len)
+    if one == other:
+        return True
+    if one.startswith(("{", "[")) and other.startswith(("{", "[")):
+        return bool(_loaded(one) == _loaded(other))
+    return len(one) > 1 and (other.endswith(one) or (len(one) >= _TOLD and other.startswith(one)))
+
+
+def _calls(message: Message) -> list[Any]:
+    calls = message.get("tool_calls")
+    return calls if isinstance(calls, list) else []
+
+
+def _read_call(call: Any) -> Any:
+    """A tool call with its arguments read: templates show them, not the text that they came in."""
+    of = call.get("function") if isinstance(call, dict) else None
+    return (
+        {**call, "function": {**of, "arguments": _loaded(of.get("arguments"))}}
+        if isinstance(of, dict)
+        else call
+    )
+
+
+def _loaded(text: Any) -> Any:
+    """The value of a JSON text; what is none, as it is."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return text
 
 
 def _digest(message: Message) -> str:
-    """Equal for messages that templates show alike: they read the arguments of calls."""
-    calls = message.get("tool_calls")
-    if isinstance(calls, list):
+    """Equal for messages that templates show alike."""
+    if calls := _calls(message):
         message = {**message, "tool_calls": [_read_call(c) for c in calls]}
     return hashlib.blake2b(
         _dumps(message, sort=True).encode("utf-8", "surrogatepass"), digest_size=12
     ).hexdigest()
-
-
-def _read_call(call: Any) -> Any:
-    of = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(of, dict) or not isinstance(of.get("arguments"), str):
-        return call
-    try:
-        return {**call, "function": {**of, "arguments": json.loads(of["arguments"])}}
-    except ValueError:
-        return call
