@@ -14,15 +14,15 @@ PACKAGE = Path(__file__).parent.parent / "traceprof"
 
 # from the floor up: a module may import what stands in its own or a lower row, as its row allows
 LAYERS = [
-    {"errors", "schema", "trace", "envelopes", "stores", "__init__"},
+    {"errors", "schema", "trace", "workloads", "results", "envelopes", "stores", "__init__"},
     {"kernels"},
-    {"formats", "bodies", "prefix", "load", "caches", "contracts"},
+    {"formats", "bodies", "prefix", "load", "caches", "contracts", "engines", "latency"},
     {"sources", "templates", "tokenizer", "verdict", "workers"},
     {"runs"},
     {"ingest"},
     {"tokens", "lab"},
     {"remedies"},
-    {"profiler", "privacy"},
+    {"profiler", "privacy", "workload", "replay"},
     {"report"},
     {"cli"},
 ]

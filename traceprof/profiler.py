@@ -31,7 +31,7 @@ from traceprof.prefix import over_time as by_time
 from traceprof.prefix.blocks import SCHEME
 from traceprof.prefix.reuse import MissRatioCurve
 from traceprof.prefix.tree import RadixTree, Stats, TopPrefix, hit_tokens
-from traceprof.remedies import find_breakers
+from traceprof.remedies import SAMPLE_TOKENS, find_breakers
 from traceprof.tokenizer import Tokenizer
 from traceprof.tokens import UNUSABLE, TokenizerInfo, chunks, loaded, tokenizer_of
 from traceprof.trace import Trace, staged, write_json
@@ -103,9 +103,11 @@ def profile(
     left_out: list[dict[str, str]] = []
     info = tokenizer_of(trace)
     prompts = _prompts(trace, rows, info, left_out)
-    with ThreadPoolExecutor(1) as beside:  # loading a tokenizer takes a second, in which the kernels can run
-        decoder = beside.submit(_decoder, trace, info, prompts)
-        prefix = None if prompts is None else measure_prefix(trace, rows, prompts, say)
+    beside = ThreadPoolExecutor(1)  # what holds the interpreter lock, while the kernels run
+    decoder = beside.submit(_decoder, trace, info, prompts)
+    found = beside.submit(_breakers_part, trace, prompts, progress)
+    beside.shutdown(wait=False)
+    prefix = None if prompts is None else measure_prefix(trace, rows, prompts, say)
     profile: dict[str, Any] = {
         "schema_version": schema.PROFILE_SCHEMA_VERSION,
         "traceprof_version": traceprof.__version__,
@@ -162,15 +164,7 @@ def profile(
     profile["arrivals"] = _arrivals_part(rows, left_out)
     profile["sessions"] = _sessions_part(rows, left_out)
     profile["reported"] = _reported(rows)
-    profile["breakers"], profile["breakers_measured"] = [], None
-    if prompts is not None and prompts.column == "input_ids":
-        found = find_breakers(trace, progress=progress)
-        profile["breakers"] = [f._asdict() for f in found.findings]
-        profile["breakers_measured"] = {
-            "together_tokens": found.together,
-            "requests": found.measured_requests,
-            "how": found.how,
-        }
+    profile |= found.result()
     profile["left_out"] = left_out
     profile["verdict"] = verdict(profile)
     with staged(out, mine=PROFILE_FILE) as stage:
@@ -841,6 +835,21 @@ def lab_of(rows: pl.DataFrame, prompts: Prompts, prefix: Prefix) -> Lab:
         prefix.sessions,
         prompts.unit,
     )
+
+
+def _breakers_part(trace: Trace, prompts: Prompts | None, progress: Progress | None) -> dict[str, Any]:
+    """What breaks sharing; nothing where the trace identifies no prompt."""
+    if prompts is None:
+        return {"breakers": [], "breakers_measured": None}
+    found = find_breakers(trace, limit_tokens=SAMPLE_TOKENS, progress=progress)
+    return {
+        "breakers": [f._asdict() for f in found.findings],
+        "breakers_measured": {
+            "together_tokens": found.together,
+            "requests": found.measured_requests,
+            "how": found.how,
+        },
+    }
 
 
 def _all_lengths(rows: pl.DataFrame, prompts: Prompts | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

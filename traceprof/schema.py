@@ -12,6 +12,8 @@ import pyarrow as pa
 
 TRACE_SCHEMA_VERSION = 1
 PROFILE_SCHEMA_VERSION = 1
+WORKLOAD_SCHEMA_VERSION = 1
+RESULTS_SCHEMA_VERSION = 1
 
 _TS = pa.timestamp("us", "UTC")
 _STR = pa.string()
@@ -188,6 +190,77 @@ PREFIXES: tuple[Column, ...] = (
     _c("preview", _STR, "its first characters; null unless the trace holds text"),
 )
 
+WORKLOAD: tuple[Column, ...] = (
+    _c("index", pa.int64(), "position in the workload, from 0: the order of arrival", False),
+    _c("request_id", _STR, "request of the trace that it stands for: what pairs runs of one workload", False),
+    _c("session_id", _STR, "session; its requests are sent by one process"),
+    _c("turn_index", pa.int32(), "turn within the session, from 0", False),
+    _c("parent", pa.int64(), "index of the turn before, in this workload; null for a first turn"),
+    _c("arrival_us", pa.int64(), "us since the workload's start at which it is to be sent; never falls", False),
+    _c("think_us", pa.int64(), "us from the end of the turn before to this arrival, as recorded; null for a first turn or where an end is not known"),
+    _c("recorded_e2e_us", pa.int64(), "us that the request took in the trace"),
+    _c("warmup", pa.bool_(), "sent, but in no figure", False),
+    _c("model", _DICT, "model that the trace's client asked for"),
+    _c("tenant_id", _STR, "tenant"),
+    _c("cache_salt", _STR, "isolation domain of the engine's prefix cache"),
+    _c("endpoint", _DICT, "chat (messages), completions (text) or ids (token ids)", False),
+    _c("messages_json", pa.large_string(), "OpenAI chat messages"),
+    _c("tools_json", pa.large_string(), "OpenAI tool definitions"),
+    _c("prompt_text", pa.large_string(), "the prompt as text"),
+    _c("prompt_ids", pa.list_(pa.field("element", pa.uint32(), False)), "the prompt as token ids"),
+    _c("input_tokens", pa.int32(), "tokens of the prompt under the workload's tokenizer", False),
+    _c("output_tokens", pa.int32(), "tokens that are to be generated; null: the engine decides"),
+    _c("params_json", _STR, "sampling parameters as OpenAI fields"),
+    _c("block_hashes", pa.list_(pa.field("element", pa.uint64(), False)), "what the prompt's blocks were in the trace, where it holds hashes"),
+)  # fmt: skip
+
+RESULT_REQUESTS: tuple[Column, ...] = (
+    _c("index", pa.int64(), "row of the workload", False),
+    _c("request_id", _STR, "as in the workload", False),
+    _c("session_id", _STR, "as in the workload"),
+    _c("warmup", pa.bool_(), "in no figure", False),
+    _c("attempt", pa.int16(), "0 for the first; more only where retries were asked for", False),
+    _c("scheduled_us", pa.int64(), "us since the run's start: the workload's arrival, scaled", False),
+    _c("intended_us", pa.int64(), "when it was to be sent: scheduled, or later where the turn before ended late; latencies count from here", False),
+    _c("sent_us", pa.int64(), "when its first byte was written; null: never"),
+    _c("first_byte_us", pa.int64(), "first byte of the answer"),
+    _c("first_token_us", pa.int64(), "first non-empty content, reasoning or tool delta"),
+    _c("last_token_us", pa.int64(), "last of them"),
+    _c("end_us", pa.int64(), "end of the answer, or of the attempt", False),
+    _c("chunk_us", pa.list_(pa.field("element", pa.int64(), False)), "when each chunk with content was received, us since the run's start"),
+    _c("chunk_chars", pa.list_(pa.field("element", pa.int32(), False)), "characters of each of them"),
+    _c("outcome", _DICT, "ok, http_error, stream_error, malformed, empty, refused, reset, tls, timeout, stalled or cancelled", False),
+    _c("http_status", pa.int16(), "HTTP status code"),
+    _c("error_type", _STR, "type or code of the error, never its message"),
+    _c("finish_reason", _DICT, "as the engine says"),
+    _c("input_tokens", pa.int32(), "prompt tokens, as the engine says"),
+    _c("output_tokens", pa.int32(), "generated tokens"),
+    _c("reasoning_tokens", pa.int32(), "of them, hidden from the user"),
+    _c("cached_tokens", pa.int32(), "prompt tokens served from the prefix cache, as the engine says"),
+    _c("cached_state", _DICT, "told, null or absent: whether the engine said so", False),
+    _c("tokens_source", _DICT, "usage (the engine's), counted (our tokenizer) or none", False),
+    _c("bytes_sent", pa.int64(), "bytes of the request", False),
+    _c("bytes_received", pa.int64(), "bytes of the answer", False),
+    _c("output_hash", pa.uint64(), "hash of the answer's text, so that engines' answers can be compared"),
+    _c("output_text", pa.large_string(), "the answer; null unless it was asked to keep it"),
+)  # fmt: skip
+
+RESULT_SCRAPES: tuple[Column, ...] = (
+    _c("at_us", pa.int64(), "us since the run's start at which the answer came; negative before", False),
+    _c("phase", _DICT, "before, during or after", False),
+    _c("name", _DICT, "Prometheus name of the sample", False),
+    _c("labels", _STR, "its labels as in the exposition, sorted", False),
+    _c("value", pa.float64(), "its value", False),
+)
+
+RESULT_GPU: tuple[Column, ...] = (
+    _c("at_us", pa.int64(), "us since the run's start", False),
+    _c("gpu", pa.int16(), "number of the device", False),
+    _c("utilization", pa.float32(), "share of the last interval in which a kernel ran"),
+    _c("memory_bytes", pa.int64(), "memory in use"),
+    _c("power_w", pa.float32(), "power drawn"),
+)
+
 FILES: dict[str, tuple[Column, ...]] = {
     "trace/requests": REQUESTS,
     "trace/content": CONTENT,
@@ -197,6 +270,10 @@ FILES: dict[str, tuple[Column, ...]] = {
     "profile/mrc": MRC,
     "profile/concurrency": CONCURRENCY,
     "profile/prefixes": PREFIXES,
+    "workload": WORKLOAD,
+    "results/requests": RESULT_REQUESTS,
+    "results/scrapes": RESULT_SCRAPES,
+    "results/gpu": RESULT_GPU,
 }
 
 

@@ -1,0 +1,98 @@
+"""The workload file: one Parquet file of requests to send, in the order of arrival, and what it is in its metadata.
+
+WORKLOAD.parquet    columns of `traceprof.schema.WORKLOAD`; under the key `traceprof` a JSON object:
+
+kind                "traceprof-workload"
+schema_version, traceprof_version
+variant             asis, shared or unique
+seed                what everything random in it was drawn from
+trace               name and counts of the trace that it was made from
+tokenizer           name and digest, and whether counts are exact
+unit                tokens that the trace tells apart (1: token ids)
+steps               what was done to it, in order: scaled, thinned, cut, ...
+requests, sessions, span_us, input_tokens, output_tokens
+expected            by engine name: hit_tokens, hit_rate, capacity_tokens
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import traceprof
+from traceprof import schema
+from traceprof.errors import TraceprofError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KIND = "traceprof-workload"
+ROW_GROUP = 4096  # requests: what is read ahead at once
+
+
+class Workload:
+    """A workload file; rows are read in batches, so that one larger than memory can be sent."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.path = Path(path)
+        try:
+            with pq.ParquetFile(self.path) as file:
+                told = (file.metadata.metadata or {}).get(b"traceprof")
+                self.requests: int = file.metadata.num_rows
+        except FileNotFoundError:
+            raise TraceprofError(
+                "no such workload", path=self.path, remedy="make one: traceprof workload TRACE -o FILE"
+            ) from None
+        except (OSError, pa.ArrowInvalid) as bad:
+            raise TraceprofError(f"unreadable: {bad}", path=self.path, remedy="make it again") from None
+        self.meta: dict[str, Any] = json.loads(told) if told else {}
+        if self.meta.get("kind") != KIND:
+            raise TraceprofError(
+                "not a workload", path=self.path, remedy="give the file that traceprof workload wrote"
+            )
+        if self.meta["schema_version"] != schema.WORKLOAD_SCHEMA_VERSION:
+            raise TraceprofError("made by another version", path=self.path, remedy="make it again")
+
+    def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows in order, a row group at a time."""
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(self.path) as file:
+            yield from file.iter_batches(ROW_GROUP, columns=columns)
+
+
+def write_workload(
+    path: str | os.PathLike[str], batches: Iterable[pa.RecordBatch], meta: dict[str, Any]
+) -> Workload:
+    """Write a workload, whole or not at all. `meta` may still be filled while the batches are made."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(part, schema.arrow(schema.WORKLOAD), compression="zstd") as out:
+            for batch in batches:
+                out.write_batch(batch.cast(out.schema), row_group_size=ROW_GROUP)
+            whole = {
+                "kind": KIND,
+                "schema_version": schema.WORKLOAD_SCHEMA_VERSION,
+                "traceprof_version": traceprof.__version__,
+                **meta,
+            }
+            out.add_key_value_metadata({"traceprof": json.dumps(whole, ensure_ascii=False)})
+        part.replace(path)
+    except OSError as bad:
+        raise TraceprofError(
+            f"cannot be written: {bad.strerror}", path=path, remedy="give another -o"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return Workload(path)
