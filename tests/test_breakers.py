@@ -156,6 +156,19 @@ def test_a_date_at_the_end_of_a_long_prompt_is_found():
     assert (found.kind, found.offset) == ("date", len(long) + 10)
 
 
+def test_one_request_alone_may_have_the_line():
+    """It is no version of the template, and its value is not there twice."""
+    texts = [f"Trace: req_7d1fe02b9c4a\n{RULES}", RULES, RULES]
+    found = only([chat(t, q) for t, q in zip(texts, ASKED, strict=False)])
+    assert (found.kind, found.prompts, found.offset) == ("request_id", [0], 7)
+
+
+@pytest.mark.parametrize("days", [("\0", "2026-03-02"), ("2026-03-02", "\0")])
+def test_a_mask_in_a_text_is_no_value(days):
+    """What stands for a value inside may stand in a log, too."""
+    assert find([chat(f"Today is {day}. {RULES[:99]}", "Hi") for day in days]) == []
+
+
 def test_values_of_two_kinds_in_one_place_are_two_findings():
     """Each fix moves its own kind only."""
     prompts = [
@@ -199,15 +212,14 @@ def test_what_has_no_place_to_go_to_becomes_a_message():
 
 
 def test_names_before_shared_text_move():
-    """A short span of capitalized words that differs."""
-    prompts = [
-        chat(f"You talk to {n}. {RULES}", "Hi") for n in ("Mia Li", "Raj Sanchez", "Mia Li", "Ana de Souza")
-    ]
+    """A short span of capitalized words that differs, as whole words, though letters of them are the same."""
+    names = ("Maria Lopez", "Marc Sanchez", "Maria Lopez", "Max Juarez") * 4
+    prompts = [chat(f"You talk to {n}. {RULES}", "Hi") for n in names]
     found = only(prompts)
     assert (found.kind, found.message, found.offset) == ("user_name", 0, 12)
     after = fixed(prompts, found)
     assert {p.messages[0]["content"] for p in after} == {f"You talk to . {RULES}"}
-    assert [p.messages[1]["content"] for p in after][1] == "Hi\nRaj Sanchez"
+    assert [p.messages[1]["content"] for p in after][1] == "Hi\nMarc Sanchez"
 
 
 @pytest.mark.parametrize("message", [0, 1])
@@ -229,9 +241,10 @@ def test_documents_behind_the_instructions_break_nothing(texts):
     assert find([chat(t, "Hi") for t in texts]) == []
 
 
-def test_versions_of_a_template_become_the_most_frequent_one():
-    """Two versions, each sent by many, that differ in a few words."""
-    new = RULES.replace("be kind", "be polite", 2)
+@pytest.mark.parametrize("places", [1, 2])
+def test_versions_of_a_template_become_the_most_frequent_one(places):
+    """Two versions, each sent by many, that differ in a word, or in a few."""
+    new = RULES.replace("be kind", "be polite", places)
     prompts = [chat(RULES if i % 3 else new, f"{q} {i}") for i, q in enumerate(ASKED * 3)]
     found = only(prompts)
     assert (found.kind, found.offset, found.prompts) == (
@@ -321,10 +334,8 @@ def test_order_and_keys_at_once_are_two_findings():
     """Mended one after the other, all lists are the same."""
     a, b, odd = tool("a"), tool("b"), tool("a", ("name", "type", "description"))
     prompts = [chat("You help.", "Hi", tools=t) for t in ([a, b], [a, b], [odd, b], [b, odd])]
-    after = prompts
-    for kind in ("tool_order", "json_key_order"):
-        (found,) = find(after, kind)
-        after = fixed(after, found)
+    assert {c.kind for c in find(prompts)} == {"tool_order", "json_key_order"}
+    after = breakers.mended(prompts, {("tool_order", None), ("json_key_order", None)})
     assert {json.dumps(p.tools) for p in after} == {json.dumps([a, b])}
 
 
@@ -382,6 +393,23 @@ def test_an_earlier_turn_that_is_said_differently_is_said_as_before(before, afte
     assert found.fix(1, new).messages == [*old.messages, *new.messages[4:]]
 
 
+def test_arguments_that_templates_show_alike_are_the_same():
+    """Blanks and order in the text of a call's arguments do not reach the prompt."""
+    old = chat(
+        "You help.", "Where is my parcel?", call('{"a": 1, "b": 2}'), "Here you see it all.", session="s"
+    )
+    new = chat(
+        "You help.",
+        "Where is my parcel?",
+        call('{"b":2,"a":1}'),
+        "Here you see it all.",
+        "Ok",
+        "Thanks",
+        session="s",
+    )
+    assert find([old, new]) == []
+
+
 def test_a_summary_in_place_of_old_turns_is_found_by_what_is_kept():
     """The latest messages stand behind it as they were."""
     said = [f"This is what was said at {i} o'clock, at length." for i in range(8)]
@@ -408,8 +436,27 @@ def test_a_summary_in_place_of_old_turns_is_found_by_what_is_kept():
         (["How do I pay?", "By card.", "And in cash?"], ["Where is my parcel?", "Here.", "And now?"]),
         (["How do I pay?", "By card.", "ok"], ["ok", "Anything else?", "no"]),
         (["How do I pay?"], ["How do I pay?", "By card.", "And in cash?"]),
+        (
+            [
+                "How do I pay?",
+                {"role": "assistant", "content": "I look."},
+                {"role": "tool", "content": "By card only."},
+            ],
+            [
+                "How do I pay?",
+                {"role": "assistant", "content": "I ask."},
+                {"role": "tool", "content": "In cash, too."},
+            ],
+        ),
     ],
-    ids=["another question", "answered anew", "another conversation", "short words", "it grew"],
+    ids=[
+        "another question",
+        "answered anew",
+        "another conversation",
+        "short words",
+        "it grew",
+        "another call",
+    ],
 )
 def test_other_conversations_of_a_session_are_no_rewritten_history(one, two):
     """Branches, conversations side by side, and histories that grow."""
@@ -553,38 +600,47 @@ def computed(trace):
 
 
 def clock(i):
-    """The time of request i."""
-    return f"2026-03-02T08:{i:02d}:07Z"
+    """The time of request i: two days."""
+    return f"2026-03-0{2 + i // 6}T08:{i:02d}:07Z"
 
 
-def lined(values, moved, n=12):
-    """Requests whose system prompt holds values in front, some of which have moved behind the question."""
+def lined(values, mended, n=12):
+    """Requests whose system prompt holds values in front, and whose tools come in an order of their own; what is mended is not so."""
     out = []
     for i in range(n):
         made = {k: v(i) for k, v in values.items()}
-        front = " ".join(f"{k}={'' if k in moved else v}" for k, v in made.items())
-        behind = "".join(f"\n{v}" for k, v in made.items() if k in moved)
+        front = " ".join(f"{k}={'' if k in mended else v}" for k, v in made.items())
+        moved = [v for k, v in made.items() if k in mended]
+        question = "\n".join([f"{ASKED[i % 5]} {i}", *([" ".join(moved)] if moved else [])])
         messages = [
             {"role": "system", "content": f"{front}\n\n{RULES}"},
-            {"role": "user", "content": f"{ASKED[i % 5]} {i}{behind}"},
+            {"role": "user", "content": question},
         ]
-        out.append(record(i, messages, at=clock(i)))
+        tools = [{"type": "function", "function": {"name": t, "description": RULES[:200]}} for t in "abcd"]
+        at = 0 if "tools" in mended or i < 4 else i % 4
+        out.append(record(i, messages, at=clock(i), tools=tools[at:] + tools[:at]))
     return out
 
 
-def test_a_time_beside_an_id_is_worth_what_mending_it_last_saves(traced):
-    """Alone neither remedy saves anything, since the other value still stands in the way."""
+def test_what_saves_nothing_alone_is_worth_what_it_saves_beside_the_others(traced):
+    """A time and an id stand in each other's way, and both in that of the tools' order."""
     values = {"now": clock, "id": lambda i: f"req_{i:08x}ab12"}
-    both = traced(lined(values, ()))
-    seen = find_breakers(both)
-    worth = computed(both) - computed(traced(lined(values, ("now", "id"))))
-    assert {f.kind for f in seen.findings} == {"timestamp", "request_id"}
+    faults = {"timestamp": "now", "request_id": "id", "tool_order": "tools"}
+    as_it_is = traced(lined(values, ()))
+
+    def worth(*mended):
+        return computed(as_it_is) - computed(traced(lined(values, mended)))
+
+    whole = worth(*faults.values())
+    seen = find_breakers(as_it_is)
+    assert {f.kind for f in seen.findings} == set(faults)
     for finding in seen.findings:
-        other = ("id",) if finding.kind == "timestamp" else ("now",)
-        without = computed(both) - computed(traced(lined(values, other)))
-        assert without < 64
-        assert finding.lost_tokens == min(worth, worth - without)
-    assert seen.together == worth
+        one = faults[finding.kind]
+        alone, others = worth(one), worth(*(f for f in faults.values() if f != one))
+        assert alone < 64 < whole - others
+        assert finding.lost_tokens == min(whole, whole - others)
+    assert seen.together == whole
+    assert seen.findings[-1].lost_tokens < whole
 
 
 def test_a_template_that_shows_the_time_shows_that_of_the_request(traced, tmp_path):
@@ -596,6 +652,7 @@ def test_a_template_that_shows_the_time_shows_that_of_the_request(traced, tmp_pa
     values = {"id": lambda i: f"req_{i:08x}ab12"}
     before = traced(lined(values, ()), str(template))
     (one,) = find_breakers(before).findings
+    assert one.kind == "request_id"
     assert one.lost_tokens == computed(before) - computed(traced(lined(values, ("id",)), str(template)))
 
 
@@ -667,18 +724,18 @@ def test_a_trace_without_text_tells_splits_and_why_nothing_else(traced, tmp_path
 
 def test_a_sample_says_what_it_is(traced):
     """The first requests, up to a number of them or of their tokens."""
-    trace = traced(lined({"id": lambda i: f"req_{i:08x}ab12"}, ()))
+    trace = traced(lined({"id": lambda i: f"req_{i:08x}ab12"}, ("tools",)))
     ten = find_breakers(trace, limit_requests=10)
     assert (ten.measured_requests, ten.of_requests) == (10, 12)
     assert ten.how == "measured on the first 10 of 12 requests"
     assert find_breakers(trace, limit_requests=None).how == "measured on all requests"
-    few = find_breakers(trace, limit_tokens=500)
+    few = find_breakers(trace, limit_tokens=1_500)
     assert 1 < few.measured_requests < 5
 
 
 def test_a_finding_shows_the_place_before_and_after(traced):
     """An excerpt in the finding, and different requests in the preview."""
-    trace = traced(lined({"id": lambda i: f"req_{i:08x}ab12"}, ()))
+    trace = traced(lined({"id": lambda i: f"req_{i:08x}ab12"}, ("tools",)))
     (one,) = find_breakers(trace).findings
     assert (one.message, one.offset, one.requests) == (0, 3, 12)
     assert one.example.startswith("id=req_00000000ab12")

@@ -147,7 +147,7 @@ def profile(
         else:
             left_out.append(
                 {
-                    "measure": "engines' caches by size of memory, those of llama.cpp, Ollama and vllm-mlx, replicas, API providers",
+                    "measure": "sizes of memory, slow engines, replicas, API providers",
                     "reason": f"more than {LARGE:,} input tokens: `traceprof caches` has them (--replicas, --providers)",
                 }
             )

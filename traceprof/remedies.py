@@ -41,16 +41,10 @@ LEAST_SHARE = 0.002  # of the input tokens: what saves less is not reported
 LEAST_TOKENS = 64  # likewise
 _SEAM = 8  # tokens before the end of a text that goes on, from which its ids are no seam but another text
 _BATCH = 512  # requests that are tokenized, or enter the tree, at once
-_LEFT_OUT = 6  # remedies that save nothing alone, of which it is asked what they save beside the others
+_MOST_TRIED = 24  # candidates, the most frequent, that are measured
+_LEFT_OUT = 4  # kinds and places, the most frequent, of which it is asked what they save beside the others
 
 SPLITS = ("model_split", "tenant_split")
-# the order in which remedies follow one another: histories first, since their remedy knows what was sent; values last, since they leave
-# their place
-_ORDER = (
-    "history_truncated", "history_rewritten", "tool_order", "json_key_order", "whitespace",
-    *(kind for kind in breakers.KINDS if kind in breakers.VOLATILE),
-    "user_name", "retrieved_documents", "template_drift",
-)  # fmt: skip
 
 
 class Finding(NamedTuple):
@@ -189,35 +183,32 @@ def _in_texts(sample: _Sample, prompts: Sequence[Prompt], say: Progress) -> list
     """Candidates that are worth a change: alone, or beside the others."""
     missed = np.array([len(one) for one in sample.ids], np.int64) - sample.matched
     # a remedy saves no more than what the prompts that it touches miss
-    candidates = [c for c in breakers.find(prompts) if missed[c.prompts].sum() >= sample.least]
+    candidates = [c for c in breakers.find(prompts) if missed[c.prompts].sum() >= sample.least][:_MOST_TRIED]
     alone = []
     for done, candidate in enumerate(candidates, 1):
         alone.append(_Found(candidate, _saved(sample, _fixed_by(prompts, [candidate]))))
         say("breakers", done, len(candidates))
     good = [one for one in alone if one.saved >= sample.least]
-    rest = [one for one in alone if one.saved < sample.least][:_LEFT_OUT]
-    if not rest or len(alone) < 2:
+    if len(alone) < 2:
         return good
-    everything = _saved_by_all(sample, good + rest)
-    if everything - _saved_by_all(sample, good) < sample.least:
+    everything = _saved_by_all(sample, alone)
+    # as much as they save one by one: none stands in the way of another
+    if everything < sample.least + max(_saved_by_all(sample, good), sum(max(0, one.saved) for one in alone)):
         return good
-    for one in rest:
-        beside = everything - _saved_by_all(sample, [other for other in alone if other is not one])
-        if beside >= sample.least:
-            good.append(one._replace(saved=min(beside, everything)))
-    return good
+    beside: dict[tuple[str, int | None], int] = {}
+    for key in list(dict.fromkeys(one.key for one in alone))[:_LEFT_OUT]:
+        others = _saved_by_all(sample, [one for one in alone if one.key != key])
+        beside[key] = min(everything, everything - others)
+    best = [one._replace(saved=max(one.saved, beside.get(one.key, 0))) for one in alone]
+    return [one for one in best if one.saved >= sample.least]
 
 
 def _saved_by_all(sample: _Sample, found: Sequence[_Found], roots: I64 | None = None) -> int:
-    """Tokens saved by some remedies at once. A remedy changes what the next one finds, so each is looked for again."""
+    """Tokens saved by some remedies at once."""
     prompts = sample.prompts or []
     if len(found) < 2:
         return _saved(sample, _fixed_by(prompts, [one.candidate for one in found]), roots)
-    now = list(prompts)
-    for _ in range(2):  # values that are gone may show white space that was hidden
-        for kind, place in sorted({one.key for one in found}, key=lambda k: (_ORDER.index(k[0]), k[1] or 0)):
-            for i, prompt in _fixed_by(now, breakers.find(now, kind, place)).items():
-                now[i] = prompt
+    now = breakers.mended(prompts, {one.key for one in found})
     changed = {i: new for i, (old, new) in enumerate(zip(prompts, now, strict=True)) if old is not new}
     return _saved(sample, changed, roots)
 

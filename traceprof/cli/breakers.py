@@ -38,7 +38,7 @@ def command(trace: str, fix_preview: bool, limit: int | None, as_json: bool, qui
     traceprof breakers trace --fix-preview
     """  # fmt: skip
     from traceprof.errors import TraceprofError
-    from traceprof.remedies import find_breakers, preview
+    from traceprof.remedies import find_breakers, previews
     from traceprof.trace import open_trace
 
     opened = open_trace(trace)
@@ -52,11 +52,13 @@ def command(trace: str, fix_preview: bool, limit: int | None, as_json: bool, qui
         )
     with opt.progress(quiet or as_json) as say:
         found = find_breakers(opened, limit_requests=limit, progress=say)
-        shown = [preview(opened, one, _PREVIEWS) if fix_preview else [] for one in found.findings]
+        shown = None
+        if fix_preview:
+            shown = previews(opened, found.findings, _PREVIEWS, limit_requests=limit)
     if as_json:
-        opt.print_json(_as_dict(found, shown if fix_preview else None))
+        opt.print_json(_as_dict(found, shown))
     elif not quiet:
-        _print(found, shown if fix_preview else None)
+        _print(found, shown)
 
 
 def _as_dict(found: Breakers, shown: list[list[tuple[str, str]]] | None) -> dict[str, Any]:

@@ -11,12 +11,13 @@ here says what a fix would save: `traceprof.remedies` measures that, by sending 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, NamedTuple
 
 Message = dict[str, Any]
@@ -84,7 +85,7 @@ _MOST_LINES = 8  # lines of a text that other texts may do without
 _COMPARED = 6_000  # characters of a text that decide whether it is like another
 _SHINGLE = 4  # words
 _PERMUTATIONS = 64
-_SIMILAR = 0.6
+_BANDS = (10, 6)  # and rows in a band: texts that share about 0.6 of their shingles meet
 _THREADS = 4  # conversations of one session that go on side by side
 _TOLD = 20  # characters, from which a message is not sent twice by chance
 _QUOTED = 24  # characters of an earlier message that a summary of it repeats
@@ -116,22 +117,44 @@ class Candidate(NamedTuple):
         return None if self.kind.startswith("history") else self.message
 
 
-def find(prompts: Sequence[Prompt], kind: str | None = None, place: int | None = None) -> list[Candidate]:
-    """Candidates among prompts in the order of their arrival, the most frequent first; of one kind and place when they are given."""
-    found: list[Candidate] = []
-    if kind is None or kind in ("tool_order", "json_key_order"):
-        found += _tools(prompts)
-    if kind is None or kind.startswith("history"):
-        found += _history(prompts)
-    for at in PLACES:
-        if place in (None, at) and (kind is None or kind in _IN_TEXTS):
-            found += _near_duplicates(prompts, at)
-    found = [c for c in found if kind is None or (c.kind == kind and place in (None, c.place))]
+def find(prompts: Sequence[Prompt]) -> list[Candidate]:
+    """Candidates among prompts in the order of their arrival, the most frequent first."""
+    found = [*_tools(prompts), *_history(prompts)]
+    for place in PLACES:
+        found += _near_duplicates(prompts, place)
     return sorted(found, key=lambda c: -len(c.prompts))
 
 
+def mended(prompts: Sequence[Prompt], wanted: Collection[tuple[str, int | None]]) -> list[Prompt]:
+    """Prompts with the remedies of some (kind, place of the candidate), one after another: each changes what the next one finds.
+
+    Histories come first, since their remedy knows what was sent, and values of all kinds leave their place at once.
+    """
+    now = list(prompts)
+
+    def apply(candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates:
+            for i in candidate.prompts:
+                now[i] = candidate.fix(i, now[i])
+
+    if any(kind.startswith("history") for kind, _ in wanted):
+        apply([c for c in _history(now) if (c.kind, None) in wanted])
+    for kind in ("tool_order", "json_key_order"):
+        if (kind, None) in wanted:
+            apply([c for c in _tools(now) if c.kind == kind])
+    for place in PLACES:
+        kinds = {kind for kind, at in wanted if at == place}
+        steps = [kinds & set(step) for step in _STEPS]
+        # values that are gone may show white space that they hid, and the other way round
+        for step in [one for one in steps if one] * 2 if len(kinds) > 1 else steps:
+            if step:
+                apply(_near_duplicates(now, place, step))
+    return now
+
+
 PLACES = (0, 1)  # messages that are compared
-_IN_TEXTS = (*VOLATILE, "user_name", "retrieved_documents", "json_key_order", "whitespace", "template_drift")
+_SPANS = ("user_name", "retrieved_documents", "template_drift")
+_STEPS = (("json_key_order",), ("whitespace",), tuple(VOLATILE), _SPANS)
 
 
 # -- texts ---------------------------------------------------------------------------------------------------
@@ -255,46 +278,49 @@ class _Texts(NamedTuple):
         return Candidate(kind, _where(self.prompts[members[0]], place, at), place, at, members, fix, example)
 
 
-def _near_duplicates(prompts: Sequence[Prompt], place: int) -> list[Candidate]:
-    """Texts of one message that say almost the same and part early."""
+def _near_duplicates(
+    prompts: Sequence[Prompt], place: int, only: Collection[str] | None = None
+) -> list[Candidate]:
+    """Texts of one message that say almost the same and part early; of some kinds only, values of any of them as one candidate."""
     owners: dict[str, list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
-        text = _place_text(prompt, place)
-        if text and (text in owners or len(owners) < _MOST_TEXTS):
+        if text := _place_text(prompt, place):
             owners[text].append(i)
     texts = _Texts(prompts, place, owners)
     found: list[Candidate] = []
     rest = list(owners)
-    groups = _grouped([t for t in rest if '{"' in t], _canonical)
-    if any(len(g) > 1 for g in groups):
-        found.append(_one_version(texts, "json_key_order", [g for g in groups if len(g) > 1]))
+    groups = [g for g in _grouped([t for t in rest if '{"' in t], _canonical) if len(g) > 1]
+    if groups:
+        found.append(_one_version(texts, "json_key_order", groups))
         gone = {t for g in groups for t in g if t != texts.usual(g)}
         rest = [t for t in rest if t not in gone]
-    values = {t: _values_in(t) for t in rest}
-    masks = {t: _masked(t, values[t]) for t in rest}
-    varying, gone = _values(texts, rest, values, masks)
+    masks = {t: _digest_of(_masked(t, _values_in(t))) for t in rest}
+    varying, gone = _values(texts, rest, masks, only)
     found += varying
     rest = [t for t in rest if t not in gone]
-    groups = _grouped(rest, lambda t: _SPACE.sub(" ", masks[t]).strip())
-    if any(len({masks[t] for t in g}) > 1 for g in groups):
-        found.append(
-            _one_version(
-                texts, "whitespace", [g for g in groups if len({masks[t] for t in g}) > 1], _respaced
-            )
-        )
-    # one of each group stands for it from here on
-    rest = [texts.usual(g) for g in groups]
-    for family in _families([t for t in rest if len(t) >= MIN_SHARED or texts.before_tools(t)], masks):
-        found += _of_family(texts, family)
-    return found
+    groups = _grouped(rest, lambda t: _digest_of(" ".join(_masked(t, _values_in(t)).split())))
+    loose = [g for g in groups if len({masks[t] for t in g}) > 1]
+    if loose:
+        found.append(_one_version(texts, "whitespace", loose, _respaced))
+    if only is None or any(kind in _SPANS for kind in only):
+        # one of each group stands for it
+        rest = [texts.usual(g) for g in groups]
+        rest = [t for t in rest if len(t) >= MIN_SHARED or texts.before_tools(t)][:_MOST_TEXTS]
+        for family in _families(rest):
+            found += _of_family(texts, family)
+    return [c for c in found if only is None or c.kind in only]
 
 
-def _grouped(texts: Sequence[str], key: Callable[[str], str]) -> list[list[str]]:
+def _grouped(texts: Sequence[str], key: Callable[[str], Hashable]) -> list[list[str]]:
     """Texts of which the key is the same, in order."""
-    groups: dict[str, list[str]] = defaultdict(list)
+    groups: dict[Hashable, list[str]] = defaultdict(list)
     for text in texts:
         groups[key(text)].append(text)
     return list(groups.values())
+
+
+def _digest_of(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 class _Value(NamedTuple):
@@ -305,6 +331,7 @@ class _Value(NamedTuple):
     end: int
 
 
+@functools.lru_cache(maxsize=1 << 15)
 def _values_in(text: str) -> list[_Value]:
     """The values of a text, in order; where two kinds would do, the earlier one counts. In a long text: those at its ends."""
     pieces = [(0, text)]
@@ -361,35 +388,38 @@ def _lines(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]
 
 
 def _values(
-    texts: _Texts, rest: Sequence[str], values: dict[str, list[_Value]], masks: dict[str, str]
+    texts: _Texts, rest: Sequence[str], masks: dict[str, str], only: Collection[str] | None
 ) -> tuple[list[Candidate], set[str]]:
-    """Values that differ between texts which are otherwise the same, kind by kind; those that are the same in all of them stay.
+    """Values that differ between texts which are otherwise the same, kind by kind, or those of some kinds as one.
 
-    Where other texts are the same but for the whole line, the line moves; these texts are returned, too.
+    Those that are the same in all of them stay. Where other texts are the same but for the whole line, the line moves; these texts are
+    returned, too.
     """
     changed: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)  # kind -> text -> what becomes of it
     start: dict[str, int] = {}
     gone: set[str] = set()
     known = set(masks.values())
-    for group in _grouped(rest, lambda t: f"{len(values[t])} {masks[t]}"):
+    for group in _grouped(rest, lambda t: (masks[t], len(_values_in(t)))):
         first = group[0]
-        spans = {t: [(v.start, v.end) for v in values[t]] for t in group}
+        kinds = [v.kind for v in _values_in(first)]
+        spans = {t: [(v.start, v.end) for v in _values_in(t)] for t in group}
 
         def missing(cuts: Sequence[tuple[int, int]], text: str = first) -> bool:
             """Whether other texts are the same but for these lines."""
-            return _masked(text, values[text], _lines(text, cuts)) in known
+            return _digest_of(_masked(text, _values_in(text), _lines(text, cuts))) in known
 
         if len(group) > 1:
-            varying = [
-                k for k in range(len(values[first])) if len({t[slice(*spans[t][k])] for t in group}) > 1
-            ]
+            varying = [k for k in range(len(kinds)) if len({t[slice(*spans[t][k])] for t in group}) > 1]
         elif texts.sessions(first) == 1:  # it may be the only one that has the line at all
-            varying = [k for k in range(min(len(values[first]), _MOST_LINES)) if missing([spans[first][k]])]
+            varying = [k for k in range(min(len(kinds), _MOST_LINES)) if missing([spans[first][k]])]
         else:
             continue
         by_kind: dict[str, list[int]] = defaultdict(list)
         for k in varying:
-            by_kind[values[first][k].kind].append(k)
+            if only is None:
+                by_kind[kinds[k]].append(k)
+            elif kinds[k] in only:
+                by_kind[min(only)].append(k)
         for kind, slots in by_kind.items():
             whole = len(slots) <= _MOST_LINES and missing([spans[first][k] for k in slots])
             gone.update(group if whole else ())
@@ -400,7 +430,7 @@ def _values(
     return [texts.changing(kind, of, list(of), start[kind]) for kind, of in changed.items()], gone
 
 
-def _families(texts: Sequence[str], masks: dict[str, str]) -> list[list[str]]:
+def _families(texts: Sequence[str]) -> list[list[str]]:
     """Groups of at least two texts that are near duplicates, or end with the same long text, in a fixed order."""
     if len(texts) < 2:
         return []
@@ -415,12 +445,13 @@ def _families(texts: Sequence[str], masks: dict[str, str]) -> list[list[str]]:
             i = leader[i]
         return i
 
-    index = MinHashLSH(threshold=_SIMILAR, num_perm=_PERMUTATIONS)
+    index = MinHashLSH(num_perm=_PERMUTATIONS, params=_BANDS)
     blank = MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=zlib.crc32)
     for i, text in enumerate(texts):
-        end = masks[text][-(MIN_SHARED if len(text) >= MIN_SHARED else _SHORT_END) :]
+        mask = _masked(text, _values_in(text))
+        end = mask[-(MIN_SHARED if len(text) >= MIN_SHARED else _SHORT_END) :]
         leader[root(i)] = root(first.setdefault(end, i))
-        words = _WORD.findall(masks[text][:_COMPARED])
+        words = mask[:_COMPARED].split()
         made = blank.copy()
         made.update_batch(
             [
