@@ -71,7 +71,6 @@ def write_workload(
     path: str | os.PathLike[str], batches: Iterable[pa.RecordBatch], meta: dict[str, Any]
 ) -> Workload:
     """Write a workload, whole or not at all. `meta` may still be filled while the batches are made."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = Path(path)
