@@ -201,3 +201,13 @@ def block_hashes(key, unit, prompt, output):
         found.append(before)
     own = len(prompt) // unit
     return found[:own], found[own:]
+
+
+def shared(prompts):
+    """For each prompt (root, tokens) the length of the longest run that an earlier one of its root begins with, and who does."""
+    found = []
+    for i, (root, prompt) in enumerate(prompts):
+        runs = [common_prefix(prompt, other) if root == of else 0 for of, other in prompts[:i]]
+        most = max(runs, default=0)
+        found.append((most, {j for j, run in enumerate(runs) if run == most and most > 0}))
+    return found

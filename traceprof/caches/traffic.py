@@ -101,6 +101,35 @@ class Traffic(NamedTuple):
             tree, end_node, prompt + output, prompt, output, arrival, arrival + (end - arrival) // 2, end
         )
 
+    @classmethod
+    def of_shared(cls, like: I64, shared: I64, prompt: I64) -> Traffic:
+        """Prompts of which is only known what `shared` told: with which earlier one each begins, and how far. No times, no outputs.
+
+        >>> Traffic.of_shared(np.array([-1, 0, 0]), np.array([0, 2, 3]), np.array([4, 5, 3])).end.tolist()
+        [4, 2, 5, 3]
+        """
+        from traceprof.kernels.paths import tree_of_shared
+
+        n = len(prompt)
+        parent, node = np.empty(2 * n, np.int32), np.empty(n, np.int32)
+        begin, end = np.empty(2 * n, np.int64), np.empty(2 * n, np.int64)
+        made = tree_of_shared(like, shared, prompt, parent, begin, end, node)
+        nothing = np.zeros(n, np.int64)
+        return cls(parent[:made], begin[:made], end[:made], node, prompt, prompt, nothing, nothing, nothing)
+
+    def shared(self) -> tuple[I64, I64]:
+        """For each request an earlier one that begins with the longest run of the same tokens (-1: none), and its length.
+
+        >>> two = Traffic.of_lists([([1, 2, 3], [], 0, 1), ([1, 2, 4], [], 2, 3), ([5], [], 4, 5)])
+        >>> tuple(found.tolist() for found in two.shared())
+        ([-1, 0, -1], [0, 2, 0])
+        """
+        from traceprof.kernels.paths import shared
+
+        like, tokens = np.empty(self.requests, np.int64), np.empty(self.requests, np.int64)
+        shared(self.paths(), like, tokens)
+        return like, tokens
+
     @property
     def requests(self) -> int:
         """How many."""

@@ -117,3 +117,58 @@ def used(p: Paths) -> I32:
             number[node] = kept
             kept += 1
     return number
+
+
+@jit
+def shared(p: Paths, like: I64, tokens: I64) -> None:
+    """For each request an earlier one that begins with the longest run of the same tokens, and the length of that run.
+
+    Fills like[request] (-1 where it begins as none before) and tokens[request]; see `tree_of_shared`, which is the way back.
+    """
+    most, _ = longest(p)
+    nodes, ends = np.empty(most, np.int32), np.empty(most, np.int64)
+    reached = p.begin.copy()  # [node] how far down some request went there
+    by = np.full(p.parent.shape[0], -1, np.int64)  # [node] the request that did
+    for request in range(p.node.shape[0]):
+        v = np.int64(p.node[request])
+        n = path(p, request, np.int64(0) if v < 0 else p.end[v], nodes, ends)
+        like[request] = -1
+        tokens[request] = 0
+        together = True
+        for i in range(n):
+            v = np.int64(nodes[i])
+            if together and by[v] >= 0:
+                like[request] = by[v]
+                tokens[request] = min(reached[v], ends[i])
+            together = together and reached[v] >= ends[i]
+            if ends[i] > reached[v]:
+                reached[v] = ends[i]
+                by[v] = request
+
+
+@jit
+def tree_of_shared(like: I64, tokens: I64, length: I64, parent: I32, begin: I64, end: I64, node: I32) -> Int:
+    """The tree of sequences of which is only known what `shared` tells; returns how many nodes there are, two a request at most.
+
+    Fills parent, begin, end [node] and node [request].
+    """
+    made = 0
+    for request in range(like.shape[0]):
+        above = np.int64(-1)
+        if tokens[request] > 0:
+            v = np.int64(node[like[request]])
+            while begin[v] >= tokens[request]:
+                v = np.int64(parent[v])
+            above = v
+            if end[v] > tokens[request]:  # cut: the lower part keeps its number
+                above = np.int64(made)
+                parent[made], begin[made], end[made] = parent[v], begin[v], tokens[request]
+                parent[v] = made
+                begin[v] = tokens[request]
+                made += 1
+        if length[request] > tokens[request]:
+            parent[made], begin[made], end[made] = above, tokens[request], length[request]
+            above = np.int64(made)
+            made += 1
+        node[request] = above
+    return made
