@@ -25,7 +25,11 @@ from traceprof.errors import TraceprofError
 from traceprof.trace import write_json
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
+
+    I64 = NDArray[np.int64]
 
 KIND = "traceprof-results"
 MANIFEST = "manifest.json"
@@ -84,11 +88,16 @@ class Run(NamedTuple):
         assert isinstance(frame, pl.DataFrame)
         return frame.sort("index", "attempt").unique("index", keep="last", maintain_order=True)
 
-    def finish(self, told: dict[str, Any]) -> None:
-        """Put the lines into one Parquet file, and say that the run is over."""
+    def finish(self, told: dict[str, Any], predicted: I64 | None = None) -> None:
+        """Put the lines into one Parquet file, and say that the run is over. `predicted`: cached tokens by row of the workload, or -1."""
+        import polars as pl
         import pyarrow.parquet as pq
 
-        table = self.lines().to_arrow().cast(schema.arrow(schema.RESULT_REQUESTS))
+        lines = self.lines()
+        if predicted is not None:
+            of_row = pl.Series(predicted[lines["index"].to_numpy()], dtype=pl.Int32)
+            lines = lines.with_columns(predicted_cached_tokens=pl.when(of_row >= 0).then(of_row))
+        table = lines.to_arrow().cast(schema.arrow(schema.RESULT_REQUESTS))
         part = self.path / f".{REQUESTS}.{os.getpid()}"
         pq.write_table(table, part, compression="zstd")
         part.replace(self.path / REQUESTS)

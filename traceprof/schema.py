@@ -212,6 +212,8 @@ WORKLOAD: tuple[Column, ...] = (
     _c("output_tokens", pa.int32(), "tokens that are to be generated; null: the engine decides"),
     _c("params_json", _STR, "sampling parameters as OpenAI fields"),
     _c("block_hashes", pa.list_(pa.field("element", pa.uint64(), False)), "what the prompt's blocks were in the trace, where it holds hashes"),
+    _c("prefix_of", pa.int64(), "index of an earlier request, of the same model and salt, that begins with the longest run of the same tokens; null: none does"),
+    _c("prefix_tokens", pa.int32(), "length of that run: what a cache that forgets nothing has of the prompt; null: not known"),
 )  # fmt: skip
 
 RESULT_REQUESTS: tuple[Column, ...] = (
@@ -238,6 +240,7 @@ RESULT_REQUESTS: tuple[Column, ...] = (
     _c("reasoning_tokens", pa.int32(), "of them, hidden from the user"),
     _c("cached_tokens", pa.int32(), "prompt tokens served from the prefix cache, as the engine says"),
     _c("cached_state", _DICT, "told, null or absent: whether the engine said so", False),
+    _c("predicted_cached_tokens", pa.int32(), "what the model of its cache has, fed with the requests at the times at which they were sent"),
     _c("tokens_source", _DICT, "usage (the engine's), counted (our tokenizer) or none", False),
     _c("bytes_sent", pa.int64(), "bytes of the request", False),
     _c("bytes_received", pa.int64(), "bytes of the answer", False),

@@ -163,6 +163,24 @@ class Traffic(NamedTuple):
             node=renumbered(part.node),
         )
 
+    def answered(self, output: I64) -> Traffic:
+        """Prompts with so many tokens of answers behind them: each a leaf of its own, which takes room and never hits.
+
+        >>> Traffic.of_lists([([1, 2], [], 0, 1)]).answered(np.array([3])).total.tolist()
+        [5]
+        """
+        own = np.flatnonzero(output > 0)
+        total = self.prompt + output
+        node = self.node.copy()
+        node[own] = len(self.parent) + np.arange(len(own))
+        return self._replace(
+            parent=np.concatenate([self.parent, self.node[own]]),
+            begin=np.concatenate([self.begin, self.prompt[own]]),
+            end=np.concatenate([self.end, total[own]]),
+            node=node,
+            total=total,
+        )
+
     def paths(self) -> Paths:
         """The arrays that kernels walk."""
         from traceprof.kernels.paths import Paths

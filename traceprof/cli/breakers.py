@@ -73,10 +73,10 @@ def _print(found: Breakers, shown: list[list[tuple[str, str]]] | None) -> None:
     """A table of the findings, each with its remedy below it; text of the log is printed as text and nothing else."""
     from rich.console import Console
 
-    from traceprof.report.terminal import _Page
+    from traceprof.report.terminal import Page
     from traceprof.report.words import clean, percent, plural, short
 
-    page = _Page(Console())
+    page = Page(Console())
     if not found.findings:
         page.prose(f"Nothing that is worth a change was found ({found.how}).")
         return

@@ -44,7 +44,7 @@ def summary(
     profile: Profile, console: Console, report_path: Path | str | None = None, folder: Path | None = None
 ) -> None:
     """Print what matters about a profile; `folder` is the profile's own, for the line of arrivals over time."""
-    page = _Page(console)
+    page = Page(console)
     _answer(profile, page)
     _hit_rates(profile, page)
     _time(profile, page)
@@ -61,7 +61,7 @@ def summary(
         page.line(page.text().append("Report", "bold").append(f"  {clean(report_path, 4096)}"), whole=True)
 
 
-class _Page:
+class Page:
     """A console with the few things that a summary prints; everything is Text, so nothing is read as markup."""
 
     def __init__(self, console: Console) -> None:
@@ -71,6 +71,7 @@ class _Page:
         self.levels = ASCII_LEVELS if self.plain else LEVELS
 
     def text(self, text: str = "", style: str = "") -> Text:
+        """Words in a style."""
         from rich.text import Text
 
         return Text(text, style)
@@ -139,7 +140,7 @@ def _grouped(values: Sequence[float], width: int) -> list[float]:
     return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(cuts)]
 
 
-def _answer(profile: Profile, page: _Page) -> None:
+def _answer(profile: Profile, page: Page) -> None:
     name = clean(at(profile, "trace", "name"), page.width - 2)
     if name:
         page.line(page.text(name, "bold"))
@@ -154,7 +155,7 @@ def _answer(profile: Profile, page: _Page) -> None:
         page.prose(notice, "yellow", first="! ")
 
 
-def _hit_rates(profile: Profile, page: _Page) -> None:
+def _hit_rates(profile: Profile, page: Page) -> None:
     rates = block_rates(profile)
     if not rates:
         return
@@ -179,13 +180,13 @@ def _hit_rates(profile: Profile, page: _Page) -> None:
 
 def caches(part: Mapping[str, Any], console: Console) -> None:
     """Print what caches make of the traffic: `machine`, `engines`, `replicas`, `providers` of `profile.cache`."""
-    page = _Page(console)
+    page = Page(console)
     _engines({"cache": part}, page)
     _replicas({"cache": part}, page)
     _providers({"cache": part}, page)
 
 
-def _engines(profile: Profile, page: _Page) -> None:
+def _engines(profile: Profile, page: Page) -> None:
     """One line an engine: its hit rate here, and where more memory would change it."""
     engines = table_of(profile, "cache", "engines")
     if not engines:
@@ -210,7 +211,7 @@ def _engines(profile: Profile, page: _Page) -> None:
         )
 
 
-def _replicas(profile: Profile, page: _Page) -> None:
+def _replicas(profile: Profile, page: Page) -> None:
     """One line a policy: hit rates by number of replicas, and how uneven the most of them are loaded."""
     rates = replica_rates(profile)
     if not rates:
@@ -226,7 +227,7 @@ def _replicas(profile: Profile, page: _Page) -> None:
         page.line(row + ("" if uneven is None else f"{number(uneven):>6} x mean"))
 
 
-def _providers(profile: Profile, page: _Page) -> None:
+def _providers(profile: Profile, page: Page) -> None:
     """One line an offer, with its cheapest lifetime."""
     offers = [o for o in rows_of(profile, "cache", "providers", "offers") if at(o, "cheapest")]
     if not offers:
@@ -241,7 +242,7 @@ def _providers(profile: Profile, page: _Page) -> None:
         page.line(row + f"{dollars(at(o, 'input_usd_without_cache')):>10}{dollars(at(o, 'input_usd')):>10}")
 
 
-def _time(profile: Profile, page: _Page) -> None:
+def _time(profile: Profile, page: Page) -> None:
     """How sharing goes on: over time, from a cold start, and what is lost to restarts and walls."""
     facts = list(time_facts(profile))
     rates = [r or 0.0 for r in rows_of(profile, "prefix", "over_time", "hit_rate")]
@@ -254,7 +255,7 @@ def _time(profile: Profile, page: _Page) -> None:
         page.prose(fact, indent=2)
 
 
-def _breakers(profile: Profile, page: _Page) -> None:
+def _breakers(profile: Profile, page: Page) -> None:
     """What costs most, and what to do about it."""
     found = rows_of(profile, "breakers")
     if not found:
@@ -280,7 +281,7 @@ def _notes(profile: Profile, name: str) -> Iterator[str]:
         yield f"{short(at(of, 'refused_requests'))} too long"
 
 
-def _prefixes(profile: Profile, page: _Page) -> None:
+def _prefixes(profile: Profile, page: Page) -> None:
     top = rows_of(profile, "prefix", "top_prefixes")[:PREFIXES]
     if not top:
         return
@@ -295,7 +296,7 @@ def _prefixes(profile: Profile, page: _Page) -> None:
         page.line(row.append_text(preview))
 
 
-def _lengths(profile: Profile, page: _Page) -> None:
+def _lengths(profile: Profile, page: Page) -> None:
     sides = [(s, table_of(profile, "lengths", s)) for s in ("input", "output", "total")]
     sides = [(side, lengths) for side, lengths in sides if lengths.get("p50") is not None]
     if not sides:
@@ -313,7 +314,7 @@ def _lengths(profile: Profile, page: _Page) -> None:
         page.line(row)
 
 
-def _load(profile: Profile, page: _Page, folder: Path | None) -> None:
+def _load(profile: Profile, page: Page, folder: Path | None) -> None:
     busy, arrivals, sessions = (table_of(profile, key) for key in ("concurrency", "arrivals", "sessions"))
     if busy.get("mean") is not None:
         page.head("Requests in flight", "estimated" if busy.get("measured") is False else "")
@@ -348,7 +349,7 @@ def _load(profile: Profile, page: _Page, folder: Path | None) -> None:
         _facts(page, [*turns, *([("think time, median", duration(think))] if think is not None else [])])
 
 
-def _facts(page: _Page, facts: Sequence[tuple[str, str]]) -> None:
+def _facts(page: Page, facts: Sequence[tuple[str, str]]) -> None:
     """Names and values in a row, as many to a line as fit."""
     row = page.text(" ")
     for name, value in facts:
@@ -374,7 +375,7 @@ def _arrivals(folder: Path | None) -> list[float]:
     ]
 
 
-def _verdict(profile: Profile, page: _Page) -> None:
+def _verdict(profile: Profile, page: Page) -> None:
     if not table_of(profile, "verdict"):
         return
     engine, sure = favourite(profile), confidence_words(profile)
@@ -409,7 +410,7 @@ def _reason(reason: Any) -> str:
     return clean(reason.get("text"), 600) + (f" ({', '.join(beside)})" if beside else "")
 
 
-def _left_out(profile: Profile, page: _Page) -> None:
+def _left_out(profile: Profile, page: Page) -> None:
     rows = list(_reasons_left_out(profile))
     if rows:
         page.head("Left out", f"{plural(len(rows), 'measure')}")
