@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# the servers of `make test-interop`; vllm takes 3.5 GB of disk and 2.5 GB of memory
-ENGINES ?= llamacpp litellm otel vllm
+# the servers of `make test-interop`, and the tools that read our exports; vllm takes 3.5 GB of disk and 2.5 GB of memory, guidellm 1.5 GB
+ENGINES ?= llamacpp litellm otel vllm aiperf guidellm inference_perf sglang_bench dynamo
 # the engines of `make test-engines`, whose own cache code or server our models are held against
-CACHES  ?= llamacpp mlx_lm vllm_mlx vllm sglang lmdeploy routers
+CACHES  ?= llamacpp mlx_lm vllm_mlx vllm sglang sglang_server lmdeploy routers dynamo litellm
 
 .PHONY: setup demo test test-interop test-engines lint docs bench schemas clean
 
@@ -62,6 +62,8 @@ bench: $(VENV)/.tested
 	$(BIN)/python -m benchmarks.bench_kernel
 	$(BIN)/python -m benchmarks.bench_run
 	$(BIN)/python -m benchmarks.bench_peers
+	$(BIN)/python -m benchmarks.bench_caches --small
+	$(BIN)/python -m benchmarks.bench_replay
 
 clean:
 	rm -rf $(VENV) .engines out build dist

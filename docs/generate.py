@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from traceprof import formats
+from traceprof import engines, formats
 from traceprof.cli.main import VERBS, cli
 
 DOCS = Path(__file__).parent
@@ -42,6 +42,34 @@ def formats_page() -> str:
     return kept + mark + "\n".join(out) + "\n"
 
 
+def engines_page() -> str:
+    """docs/replay-engines.md with its table of engines as their records have it."""
+    kept, mark, rest = (DOCS / "replay-engines.md").read_text("utf-8").partition("<!-- engines -->\n")
+    _, end, after = rest.partition("<!-- /engines -->\n")
+    out = [
+        "| engine | APIs | length | parts the cache | cached tokens | counters | checked |",
+        "| --- " * 7 + "|",
+    ]
+    for name in engines.NAMES:
+        told = engines.facts(engines.engine(name))
+        apis = ", ".join(told["endpoints"])
+        length = "forced" if any(e["pins"] for e in told["endpoints"].values()) else "bounded"
+        parts = ", ".join(told["parts_cache"]) or told["between_runs"]
+        cached = told["cached_tokens"].replace("usage.prompt_tokens_details.cached_tokens", "in `usage`")
+        cached += f", with `{told['cached_tokens_need']}`" if told["cached_tokens_need"] else ""
+        counters = told["counters"]
+        counted = (
+            "none"
+            if counters is None
+            else f"`{counters['path']}`" + (f", with {counters['needs']}" if counters["needs"] else "")
+        )
+        out.append(
+            f"| {told['label']} (`{name}`) | {apis} | {length} | {parts} | {cached} | {counted} | {told['checked']} |"
+        )
+    return kept + mark + "\n".join(out) + "\n" + end + after
+
+
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
     (DOCS / "formats.md").write_text(formats_page(), encoding="utf-8")
+    (DOCS / "replay-engines.md").write_text(engines_page(), encoding="utf-8")

@@ -46,6 +46,12 @@ def test_formats_page_is_what_the_readers_say():
     assert (ROOT / "docs" / "formats.md").read_text("utf-8") == page
 
 
+def test_engines_page_is_what_the_records_say():
+    """The table in docs/replay-engines.md is generated: run `make docs`."""
+    page = runpy.run_path(str(ROOT / "docs" / "generate.py"))["engines_page"]()
+    assert (ROOT / "docs" / "replay-engines.md").read_text("utf-8") == page
+
+
 def test_every_reject_reason_is_documented():
     """A reason in rejects/ can be looked up."""
     told = (ROOT / "docs" / "formats.md").read_text("utf-8")

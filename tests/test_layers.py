@@ -35,6 +35,8 @@ HOMES = {
     "jinja2": {"templates", "report"},
     "altair": {"report/charts"},
     "vl_convert": {"report/charts"},
+    "uvloop": {"replay"},
+    "httptools": {"replay"},
     "click": {"cli"},
     "rich": {"cli", "report/terminal"},
 }

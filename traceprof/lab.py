@@ -29,6 +29,7 @@ REPLICAS = (1, 2, 4, 8)
 POLICIES = ("round_robin", "session_sticky", "prefix_hash", "cache_aware", "cache_aware_vllm")
 USUAL_ENGINE = "vllm"  # whose cache the replicas have
 SLOW = ("llamacpp", "ollama", "vllm_mlx")  # models that compare a prompt with every sequence they keep
+MANY = 10_000  # requests, above which a profile leaves those out: some milliseconds each, at every size of memory
 
 
 USUAL_CARD = "80 GB"
@@ -174,6 +175,11 @@ class Lab(NamedTuple):
         )
 
     @property
+    def slow_too(self) -> bool:
+        """Whether the slow models are fast enough for it."""
+        return self.input_tokens <= LARGE and sum(pool.requests for pool in self.pools) <= MANY
+
+    @property
     def timed(self) -> bool:
         """Whether it is known when requests came."""
         return any(pool.requests and pool.arrival_us[-1] > pool.arrival_us[0] for pool in self.pools)
@@ -236,11 +242,9 @@ def machine_part(
 ) -> dict[str, Any]:
     """`machine` and `engines` of `profile.cache`; `whole`: all models at all sizes of memory, however large the trace."""
     here = machine.at(lab.sequence_tokens)
-    if not whole and lab.input_tokens > LARGE:
+    if not whole and not lab.slow_too:
         names = [name for name in names if name not in SLOW]
-        marks = []
-    else:
-        marks = machine.marks(lab.sequence_tokens)
+    marks = machine.marks(lab.sequence_tokens) if whole or lab.input_tokens <= LARGE else []
     return {
         "machine": {**here._asdict(), "given": machine.given},
         "engines": engines_part(lab, here, marks, names, progress),

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 
 import traceprof
 from traceprof import schema
-from traceprof.caches import infinite, memory
+from traceprof.caches import engine, infinite, memory
 from traceprof.caches.traffic import Traffic
 from traceprof.errors import TraceprofError
-from traceprof.lab import LARGE, Lab, Machine, machine_part, providers_part, replicas_part, timed
+from traceprof.lab import LARGE, SLOW, Lab, Machine, machine_part, providers_part, replicas_part, timed
 from traceprof.load import concurrency as flight
 from traceprof.load.arrivals import arrivals
 from traceprof.load.lengths import lengths
@@ -139,6 +139,14 @@ def profile(
             lab, machine or Machine(), whole=False, progress=say
         )
         profile["cache"]["replicas"], profile["cache"]["providers"] = None, None
+        if not lab.slow_too:
+            names = ", ".join(engine(name).LABEL for name in SLOW)
+            left_out.append(
+                {
+                    "measure": f"caches of {names}",
+                    "reason": "too many requests or tokens: `traceprof caches` has them",
+                }
+            )
         if lab.input_tokens <= LARGE:
             profile["cache"]["replicas"] = replicas_part(lab, machine or Machine(), progress=say)
             profile["cache"]["providers"] = providers_part(lab)
@@ -147,7 +155,7 @@ def profile(
         else:
             left_out.append(
                 {
-                    "measure": "sizes of memory, slow engines, replicas, API providers",
+                    "measure": "sizes of memory, replicas, API providers",
                     "reason": f"more than {LARGE:,} input tokens: `traceprof caches` has them (--replicas, --providers)",
                 }
             )

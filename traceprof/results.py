@@ -35,6 +35,7 @@ KIND = "traceprof-results"
 MANIFEST = "manifest.json"
 RUN = "run.json"
 REQUESTS = "requests.parquet"
+AT_ONCE = 256  # lines that are made into Python objects at once
 
 
 class Run(NamedTuple):
@@ -76,15 +77,20 @@ class Run(NamedTuple):
 
     def lines(self) -> pl.DataFrame:
         """The same from the lines that were written so far; a last line that was cut is left out."""
+        from itertools import islice
+
+        import orjson
         import polars as pl
         import pyarrow as pa
 
-        rows = []
+        columns = schema.arrow(schema.RESULT_REQUESTS)
+        tables = [columns.empty_table()]
         for file in sorted(self.path.glob("requests-*.jsonl")):
             with file.open("rb") as lines:
-                rows += [json.loads(line) for line in lines if line.endswith(b"\n")]
-        table = pa.Table.from_pylist(rows, schema=schema.arrow(schema.RESULT_REQUESTS))
-        frame = pl.from_arrow(table)
+                while some := list(islice(lines, AT_ONCE)):
+                    rows = [orjson.loads(line) for line in some if line.endswith(b"\n")]
+                    tables.append(pa.Table.from_pylist(rows, schema=columns))
+        frame = pl.from_arrow(pa.concat_tables(tables))
         assert isinstance(frame, pl.DataFrame)
         return frame.sort("index", "attempt").unique("index", keep="last", maintain_order=True)
 

@@ -212,7 +212,7 @@ WORKLOAD: tuple[Column, ...] = (
     _c("output_tokens", pa.int32(), "tokens that are to be generated; null: the engine decides"),
     _c("params_json", _STR, "sampling parameters as OpenAI fields"),
     _c("block_hashes", pa.list_(pa.field("element", pa.uint64(), False)), "what the prompt's blocks were in the trace, where it holds hashes"),
-    _c("prefix_of", pa.int64(), "index of an earlier request, of the same model and salt, that begins with the longest run of the same tokens; null: none does"),
+    _c("prefix_of", pa.int64(), "index of an earlier request, of the same engine and salt, that begins with the longest run of the same tokens; null: none does"),
     _c("prefix_tokens", pa.int32(), "length of that run: what a cache that forgets nothing has of the prompt; null: not known"),
 )  # fmt: skip
 

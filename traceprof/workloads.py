@@ -9,9 +9,13 @@ seed                what everything random in it was drawn from
 trace               name and counts of the trace that it was made from
 tokenizer           name and digest, and whether counts are exact
 unit                tokens that the trace tells apart (1: token ids)
-steps               what was done to it, in order: scaled, thinned, cut, ...
-requests, sessions, span_us, input_tokens, output_tokens
-expected            by engine name: hit_tokens, hit_rate, capacity_tokens
+times               recorded, session or order: how arrivals were known
+engine_per_model    whether each model has an engine of its own
+prompts, notes      what they are, and what a sender must know
+steps               what was done to it, in order, with requests and the trace's hit rate after each
+requests, sessions, models, span_us, input_tokens, output_tokens, hit_tokens, hit_rate, trace_hit_rate
+warmup              requests, input_tokens, hit_tokens
+machine, expected   by engine: hit_tokens, hit_rate, capacity_tokens, of all that is no warm-up
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KIND = "traceprof-workload"
-ROW_GROUP = 4096  # requests: what is read ahead at once
+ROW_GROUP = 4096  # requests: what is read ahead at once,
+GROUP_BYTES = 64 << 20  # or as many as take this much
 
 
 class Workload:
@@ -79,7 +84,8 @@ def write_workload(
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(part, schema.arrow(schema.WORKLOAD), compression="zstd") as out:
             for batch in batches:
-                out.write_batch(batch.cast(out.schema), row_group_size=ROW_GROUP)
+                fit = GROUP_BYTES * batch.num_rows // max(batch.nbytes, 1)
+                out.write_batch(batch.cast(out.schema), row_group_size=max(1, min(ROW_GROUP, fit)))
             whole = {
                 "kind": KIND,
                 "schema_version": schema.WORKLOAD_SCHEMA_VERSION,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import replays
 import servers
 
 from tests import lab
@@ -184,3 +185,16 @@ def test_requests_side_by_side_take_slots_of_their_own(tmp_path):
     ours = llamacpp.simulate(lab.traffic_of(requests), 32_768, slots=4, ram_tokens=0)
     # which of the four came first is the server's to say
     assert sorted(ours.hit_tokens[1:].tolist()) == sorted(f["hit"] for f in found) == [0, 0, 0, 400]
+
+
+def test_a_replay_is_told_the_cached_tokens_that_were_predicted(tmp_path):
+    """Shared, unique and the chats themselves, one by one; then side by side at the trace's times."""
+    names = ["shared", "unique", "chat"]
+    engine = (
+        "--launch", "llamacpp:xllamacpp", "--set", f"model={servers.MODEL}.gguf", "--set", f"python={servers.python('llamacpp')}",
+        "--set", "threads=1",
+    )  # fmt: skip
+    runs = replays.replayed(tmp_path, names, *engine, *replays.ONE_BY_ONE)
+    replays.report(runs, names)
+    replays.shared_and_unique(runs[:2])
+    replays.all_is_well(runs[2])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+import replays
 import servers
 from tokenizers import Tokenizer
 
@@ -119,3 +120,23 @@ def test_cached_tokens_of_a_live_server_are_the_models(tmp_path, most):
     found = ours(made, most, 1 << 40, "assistant")
     assert found.hit_tokens.tolist() == hits
     assert sum(h > 0 for h in hits) > 30
+
+
+def test_a_replay_is_told_the_cached_tokens_that_were_predicted(tmp_path):
+    """Shared and unique as texts; and the chats themselves, where a prompt that equals a kept one may lack a token."""
+    (tmp_path / "home" / "hub").mkdir(parents=True)
+    names = ["shared", "unique", "chat"]
+    engine = (
+        "--launch",
+        "mlx_lm",
+        "--set",
+        f"model={servers.MODEL}",
+        "--set",
+        f"python={servers.python('mlx_lm')}",
+    )
+    runs = replays.replayed(
+        tmp_path, names, *engine, *replays.ONE_BY_ONE, HF_HOME=str(tmp_path / "home")
+    )  # fmt: skip
+    replays.report(runs, names)
+    replays.shared_and_unique(runs[:2])
+    replays.all_is_well(runs[2], off_by=1)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+import replays
 import servers
 
 from tests import lab
@@ -267,3 +268,33 @@ def _wave(server: Server, rng: random.Random, prompt: list[int]):
     return [
         (e["prompt"], e["output"], e["cached"], e["ahead"], r) for e, r in zip(made, running, strict=True)
     ]
+
+
+def test_a_replay_is_told_the_cached_tokens_that_were_predicted(tmp_path):
+    """Shared, unique and the chats themselves, with blocks of 32 as the server says; every counter is the sum of what requests were told."""
+    names = ["shared", "unique", "chat"]
+    engine = (
+        "--launch", "vllm:cpu", "--set", f"model={servers.MODEL}", "--set", f"python={servers.python('vllm')}", "--set", "max_seqs=8",
+        "--set", "block_size=32", "--set", "context=4096", "--set", "tool_parser=pythonic",
+    )  # fmt: skip
+    homes = {
+        "HF_HOME": str(tmp_path / "hub"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "VLLM_CONFIG_ROOT": str(tmp_path),
+    }
+    runs = replays.replayed(tmp_path, names, *engine, *replays.ONE_BY_ONE, **homes)
+    replays.report(runs, names)
+    replays.shared_and_unique(runs[:2])
+    told = replays.all_is_well(runs[2])
+    assert told["server"]["settings"] == {"block_size": 32}
+    assert {c["what"]: c["agrees"] for c in told["counters"]["against_requests"]} == dict.fromkeys(
+        (
+            "prompt tokens",
+            "cached tokens",
+            "generated tokens",
+            "tokens looked up",
+            "tokens found",
+            "requests",
+        ),
+        True,
+    )

@@ -13,24 +13,33 @@ import servers
 
 from traceprof.trace import Trace
 
+ALL = (*servers.NAMES, *servers.TOOLS)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--engines", default=" ".join(servers.NAMES), help="the servers to test with, of: %(default)s"
+        "--engines", default=" ".join(ALL), help="the servers and tools to test with, of: %(default)s"
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of servers that were not asked for; pytest counts them as deselected."""
     asked = set(config.getoption("--engines").split())
-    if unknown := asked - set(servers.NAMES):
-        raise pytest.UsageError(
-            f"--engines: {' '.join(sorted(unknown))}; known are {' '.join(servers.NAMES)}"
-        )
+    if unknown := asked - set(ALL):
+        raise pytest.UsageError(f"--engines: {' '.join(sorted(unknown))}; known are {' '.join(ALL)}")
     ours = [item for item in items if Path(item.path).parent == servers.HERE]
-    left_out = [item for item in ours if Path(item.path).stem.removeprefix("test_") not in asked]
+    left_out = [item for item in ours if _needs(item) not in asked]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
+
+
+def _needs(item: pytest.Item) -> str:
+    """The server or tool that a test is about: the one in its file's name; of test_exports.py the one in its parameter `tool`."""
+    named = Path(item.path).stem.removeprefix("test_")
+    parameters = (
+        item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    )
+    return str(parameters.get("tool", named))
 
 
 class Ingested(NamedTuple):

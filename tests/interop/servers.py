@@ -23,6 +23,8 @@ HERE = Path(__file__).parent
 ENGINES = HERE.parent.parent / ".engines"
 MODEL = ENGINES / "model" / "tiny"
 NAMES = ("llamacpp", "litellm", "otel", "vllm")
+# they read our exports, as vllm does
+TOOLS = ("aiperf", "guidellm", "inference_perf", "sglang_bench", "dynamo")
 # of the client's environment a server sees this much, so that no proxy, key or setting of the machine gets into a test
 _PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 

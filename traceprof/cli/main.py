@@ -16,7 +16,9 @@ import click
 from traceprof import __version__
 from traceprof.errors import TraceprofError
 
-VERBS = ("run", "ingest", "tokenize", "profile", "report", "caches", "breakers", "inspect", "formats")
+VERBS = (
+    "run", "ingest", "tokenize", "profile", "report", "caches", "breakers", "workload", "replay", "inspect", "formats", "engines",
+)  # fmt: skip
 
 
 class Verbs(click.Group):

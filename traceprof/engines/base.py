@@ -95,6 +95,9 @@ class Engine:
     settings: Mapping[str, Capacity] = field(
         default_factory=dict
     )  # where it tells options of its cache's model
+    settings_of: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # options of its cache's model, by kind of request
     flush: Flush | None = None
     between_runs: str = "restart it"  # what empties the cache where neither flush nor salt does
     cached: str = "never"  # where a request's cached tokens are told: a path in the answer

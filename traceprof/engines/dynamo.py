@@ -22,6 +22,7 @@ ENGINE = Engine(
             ("dynamo_frontend_model_total_kv_blocks", "dynamo_frontend_model_kv_cache_block_size"),
         ),
     ),
+    settings={"block_size": Capacity("/metrics", ("dynamo_frontend_model_kv_cache_block_size",))},
     between_runs="restart its workers, and remove its store of registrations",
     cached="usage.prompt_tokens_details.cached_tokens; not with workers of SGLang",
     telemetry=Telemetry(

@@ -11,6 +11,7 @@ from traceprof.engines.base import Series
 
 _NAME = re.compile(r"[ \t]*([a-zA-Z_:][a-zA-Z0-9_:]*)[ \t]*")
 _LABEL = re.compile(r'[ \t]*([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"[ \t]*(,?)')
+_COUNTER = re.compile(r"# TYPE ([a-zA-Z_:][a-zA-Z0-9_:]*) counter\s*$")
 _CLOSE = re.compile(r"[ \t]*\}")
 _VALUE = re.compile(r"[ \t]*([+-]?(?:[0-9.]+(?:[eE][+-]?[0-9]+)?|inf|infinity|nan))(?=\s|$)", re.IGNORECASE)
 _ESCAPE = re.compile(r"\\(.)")
@@ -34,17 +35,22 @@ class Sample(NamedTuple):
 
 
 def parse(text: str) -> list[Sample]:
-    """All samples in their order; lines that are none are left out, comments among them.
+    """All samples in their order, and a 0 for every counter that is announced and has none: it has counted nothing yet.
 
-    >>> parse('# TYPE a counter\\na_total{b="c"} 3\\n')
-    [Sample(name='a_total', labels=(('b', 'c'),), value=3.0)]
+    >>> parse('# TYPE a counter\\na_total{b="c"} 3\\n# TYPE d_total counter\\n')
+    [Sample(name='a_total', labels=(('b', 'c'),), value=3.0), Sample(name='d_total', labels=(), value=0.0)]
     """
-    found = []
+    found: list[Sample] = []
+    announced: list[str] = []
     for line in text.split("\n"):
         sample = _sample(line)
         if sample is not None:
             found.append(sample)
-    return found
+        elif counter := _COUNTER.match(line):
+            announced.append(counter[1])
+    there = {sample.name.removesuffix("_total") for sample in found}
+    silent = [name for name in announced if name.removesuffix("_total") not in there]
+    return found + [Sample(name, (), 0.0) for name in silent]
 
 
 def labels_of(key: str) -> tuple[tuple[str, str], ...]:

@@ -15,6 +15,7 @@ ENGINE = Engine(
     ready="/health",
     cached="usage.prompt_tokens_details.cached_tokens",
     cache="mlx_lm",
+    settings_of={"completions": {"chat": False}},
     notes=(
         "the model is named by the path that it was started with",
         "connections are reset beyond about 30 at once: its listen queue is short",

@@ -54,6 +54,7 @@ ENGINE = Engine(
     cache="vllm",
     flags=("--enable-prompt-tokens-details", "--generation-config vllm"),
     notes=(
+        "chats with tools are refused (400) unless it is started with --enable-auto-tool-choice --tool-call-parser NAME",
         "the model's own generation_config.json sets sampling unless --generation-config vllm is given",
         "a request that a client cancels is counted nowhere",
     ),

@@ -1,0 +1,544 @@
+"""A replay: what a scenario says, run after run, each from a state of the cache that favours nobody.
+
+Every run is one workload against one engine, once. Before it the engine's prefix cache is emptied, or its prompts are salted so
+that no earlier run can help it, or the engine is started anew from its recipe; its counters are read before, during and after;
+what it tells of cached tokens is held against what the model of its cache has for the very times at which requests were sent. An
+engine with a recipe is started for each of its runs and stopped behind it, so that engines which share a GPU never run side by side.
+
+    RESULTS/manifest.json     the scenario, its workloads and engines, each run and where it stands, what a sweep found, what the
+                              client itself adds
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import random
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from traceprof.engines.base import Engine
+from traceprof.errors import TraceprofError, UsageError
+from traceprof.replay import gpu, launch, scrape, server
+from traceprof.replay import scenario as scenarios
+from traceprof.replay.calibrate import calibrate
+from traceprof.replay.predicted import Predicted, predicted
+from traceprof.replay.run import Progress, replay_run, spelled
+from traceprof.replay.scenario import Contender, Scenario, Turn
+from traceprof.replay.settings import Options, Target
+from traceprof.results import Results, Run, new_run, write_manifest
+from traceprof.workloads import Workload
+
+READY_S = 600.0  # for an engine that runs already
+UNLIMITED = 1 << 40  # tokens, where an engine does not tell what it holds
+
+
+class Said(NamedTuple):
+    """What is told while a replay goes on."""
+
+    number: int  # of the run, from 0
+    of: int | None  # runs in all, where that is known ahead
+    name: str
+    progress: Progress | None  # None: the engine is made ready
+
+
+@dataclasses.dataclass(frozen=True)
+class Watching:
+    """How engines are watched, and how long they are waited for; seconds."""
+
+    ready_s: float | None = None  # None: what the recipe says, or READY_S
+    scrape_s: float = 5.0  # between two readings during a run; 0: only before and after
+    settle_s: float = 10.0  # longest wait for counters that follow the requests
+    quiet_s: float = 1.0  # counters that stand still for so long are final
+    calibrate: bool = True  # measure what the client itself adds
+
+
+def replay(
+    scenario: Scenario,
+    folder: Path,
+    watching: Watching | None = None,
+    *,
+    resume: bool = False,
+    stop: threading.Event | None = None,
+    say: Callable[[Said], None] | None = None,
+) -> Results:
+    """Make all runs and write them down; what was stopped or failed stands in the manifest and can be gone on with.
+
+    Raises TraceprofError where the folder holds another replay, or where an engine cannot be had.
+    """
+    watched, ended = watching or Watching(), stop or threading.Event()
+    workloads = {path: Workload(path) for path in scenario.workloads}
+    for workload in workloads.values():
+        for one in scenario.engines:
+            _ways(scenario, one, endpoints(workload))  # said before anything is started
+    results = _open(folder, _manifest(scenario, workloads), resume)
+    manifest = results.manifest
+    made = _Made(scenario, results, manifest, watched, ended, say)
+    first = next(iter(workloads.values()))
+    options = Options(**scenario.options)
+    if watched.calibrate and manifest["calibration"]["before"] is None:
+        _calibrated("before", first, options, manifest, ended)
+        made.save()
+    steps = _steps(scenario)
+    whole = len(scenarios.plan(scenario)) if scenario.sweep is None else None
+    number, told = 0, None
+    with contextlib.suppress(StopIteration):
+        while not ended.is_set():
+            step = steps.send(told)
+            told = made.run(number, whole, step, workloads[step.turn.workload], resume)
+            number += 1
+            if told is None:
+                return results
+            if scenario.pause_s:
+                ended.wait(scenario.pause_s)
+        return results
+    if scenario.sweep is not None:
+        manifest["sweep"] = _found(scenario, manifest["runs"])
+    if watched.calibrate:
+        _calibrated("after", first, options, manifest, ended)
+    made.save()
+    return Results(folder)
+
+
+# ---- which runs
+
+
+class Step(NamedTuple):
+    """One run that is to be made."""
+
+    turn: Turn
+    speed: float  # on top of the options' own
+
+
+Steps: TypeAlias = Generator[Step, "dict[str, Any] | None", None]
+
+
+def _steps(scenario: Scenario) -> Steps:
+    """The runs in their order: yields what to run, is sent what run.json then holds. A sweep needs that to know its next rate."""
+    if scenario.sweep is None:
+        for turn in scenarios.plan(scenario):
+            yield Step(turn, 1.0)
+        return
+    for turn in scenarios.plan(dataclasses.replace(scenario, repeats=0)):  # the warm-ups
+        yield Step(turn, 1.0)
+    assert scenario.slo is not None
+    for workload in scenario.workloads:
+        searches = {one.name: scenarios.sweep(scenario.sweep) for one in scenario.engines}
+        rates = {name: next(search) for name, search in searches.items()}
+        repeats = dict.fromkeys(searches, 0)
+        while rates:
+            for one in scenario.engines:
+                if one.name not in rates:
+                    continue
+                told = yield Step(Turn(workload, one, repeats[one.name], False), rates[one.name])
+                assert told is not None
+                repeats[one.name] += 1
+                held = scenarios.judge(scenario.slo, told["summary"]).holds
+                try:
+                    rates[one.name] = searches[one.name].send(bool(held))
+                except StopIteration:
+                    del rates[one.name]
+
+
+def _found(scenario: Scenario, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the sweep found, by workload and engine, from its runs: the highest rate that held, the lowest above it that did not."""
+    assert scenario.slo is not None and scenario.sweep is not None
+    found = []
+    for workload in range(len(scenario.workloads)):
+        for one in scenario.engines:
+            search, trials = scenarios.sweep(scenario.sweep), []
+            next(search)
+            try:
+                for run in runs:
+                    if (run["name"], run["workload"], run["warmup"]) == (one.name, workload, False):
+                        trials.append({k: run[k] for k in ("number", "speed", "held", "reasons")})
+                        search.send(bool(run["held"]))
+            except StopIteration as over:
+                found.append(
+                    {
+                        "workload": workload,
+                        "name": one.name,
+                        "speed": over.value.rate,
+                        "failed_at": over.value.failed_at,
+                        "trials": trials,
+                    }
+                )
+    return found
+
+
+# ---- the manifest
+
+
+def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[str, Any]:
+    """What the manifest says before anything was sent."""
+    kept = (
+        "variant",
+        "seed",
+        "requests",
+        "sessions",
+        "span_us",
+        "input_tokens",
+        "output_tokens",
+        "hit_rate",
+        "machine",
+        "expected",
+    )
+    slo, sweep = scenario.slo, scenario.sweep
+    return {
+        "scenario": {
+            "about": scenario.about, "repeats": scenario.repeats, "order": scenario.order, "warmup_runs": scenario.warmup_runs,
+            "cache": scenario.cache, "capacity_tokens": scenario.capacity_tokens, "pause_s": scenario.pause_s,
+            "slo": None if slo is None else {"failed": slo.failed, **{f"{a}_{b}_s": v for (a, b), v in slo.limits.items()}},
+            "sweep": None if sweep is None else dataclasses.asdict(sweep),
+        },
+        "options": spelled(Options(**scenario.options)),
+        "workloads": [
+            {"file": str(path), "digest": digest(path), **{key: one.meta.get(key) for key in kept}} for path, one in workloads.items()
+        ],
+        "engines": [
+            {
+                "name": one.name, "engine": one.engine.name, "at": None if one.url is None else Target.of(one.url).authority,
+                "launch": one.launch, "variant": one.variant, "model": one.model,
+            }
+            for one in scenario.engines
+        ],
+        "runs": [],
+        "sweep": None,
+        "calibration": {"before": None, "after": None},
+    }  # fmt: skip
+
+
+def _open(folder: Path, told: dict[str, Any], resume: bool) -> Results:
+    """A new results folder, or the one that is gone on with: it must be of the same replay."""
+    there = (folder / "manifest.json").exists()
+    if not resume:
+        if there:
+            raise TraceprofError(
+                "holds results", path=folder, remedy="give another -o, or go on with --resume"
+            )
+        return write_manifest(folder, told)
+    if not there:
+        raise TraceprofError("holds nothing to go on with", path=folder, remedy="leave --resume out")
+    results = Results(folder)
+    for part in ("workloads", "engines", "options", "scenario"):
+        if _same(results.manifest.get(part)) != _same(told[part]):
+            raise TraceprofError(f"holds a replay with other {part}", path=folder, remedy="give another -o")
+    return results
+
+
+def _same(part: Any) -> Any:
+    """Where a workload or an engine is does not matter, what it is does."""
+    if isinstance(part, list):
+        return [{key: value for key, value in one.items() if key not in ("file", "at")} for one in part]
+    return part
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _calibrated(
+    when: str, workload: Workload, options: Options, manifest: dict[str, Any], stop: threading.Event
+) -> None:
+    """Measure the client itself, and put what it adds at most into the manifest: the worse of before and after."""
+    found = calibrate(workload, options, stop=stop)
+    if not found["stopped"]:
+        manifest["calibration"][when] = found
+        manifest["calibration"] |= _bound(manifest["calibration"])
+
+
+def _bound(calibration: dict[str, Any]) -> dict[str, Any]:
+    """What the client adds at most: the worse of before and after."""
+    found: dict[str, Any] = {}
+    for name in ("ttft_p99_s", "itl_p99_s"):
+        told = [part["adds_at_most"][name] for part in (calibration["before"], calibration["after"]) if part]
+        values = [value for value in told if value is not None]
+        found[name] = max(values) if values else None
+    return found
+
+
+# ---- one run
+
+
+class _Made(NamedTuple):
+    """Makes runs and keeps the manifest."""
+
+    scenario: Scenario
+    results: Results
+    manifest: dict[str, Any]
+    watching: Watching
+    stop: threading.Event
+    say: Callable[[Said], None] | None
+
+    def save(self) -> None:
+        """Write the manifest as it stands."""
+        own = ("kind", "schema_version", "traceprof_version")
+        write_manifest(self.results.path, {k: v for k, v in self.manifest.items() if k not in own})
+
+    def run(
+        self, number: int, of: int | None, step: Step, workload: Workload, resume: bool
+    ) -> dict[str, Any] | None:
+        """What run.json holds; None where the run was stopped."""
+        turn, runs = step.turn, self.manifest["runs"]
+        run = new_run(self.results, number, turn.engine.name)
+        if number == len(runs):
+            runs.append(
+                {
+                    "number": number, "name": turn.engine.name, "workload": self.scenario.workloads.index(turn.workload),
+                    "repeat": turn.repeat, "warmup": turn.warmup, "speed": step.speed, "state": "begun", "error": None,
+                    "held": None, "reasons": [],
+                }
+            )  # fmt: skip
+        state = runs[number]
+        if run.finished:
+            return run.told()
+        self.save()
+        if self.say is not None:
+            self.say(Said(number, of, turn.engine.name, None))
+
+        def say(progress: Progress) -> None:
+            if self.say is not None:
+                self.say(Said(number, of, turn.engine.name, progress))
+
+        try:
+            told = _run(self.scenario, self.watching, step, workload, run, resume, self.stop, say)
+        except TraceprofError as bad:
+            state |= {"state": "failed", "error": str(bad)}
+            self.save()
+            raise
+        if told is None:
+            state["state"] = "stopped"
+        else:
+            state |= {"state": "done", "error": None}
+            if self.scenario.slo is not None:
+                state |= scenarios.judge(self.scenario.slo, told["summary"])._asdict()
+                state["held"] = state.pop("holds")
+        self.save()
+        return told
+
+
+def _run(
+    scenario: Scenario,
+    watching: Watching,
+    step: Step,
+    workload: Workload,
+    run: Run,
+    resume: bool,
+    stop: threading.Event,
+    say: Callable[[Progress], None],
+) -> dict[str, Any] | None:
+    """One run, from a fresh cache to what the engine's counters say; None where it was stopped."""
+    one = step.turn.engine
+    engine = one.engine
+    options = Options(**scenario.options, api_key_env=one.api_key_env)
+    key, ca, kinds = options.api_key(), options.ca, endpoints(workload)
+    with _served(one, scenario, run, watching) as (url, cold_start_s):
+        waited_s = server.ready(engine, url, watching.ready_s or READY_S, api_key=key, ca=ca)
+        models = server.models(engine, url, key, ca)
+        model = chosen_model(one.model, models, engine.label)
+        resumed = resume and any(run.path.glob("requests-*.jsonl"))
+        isolation = _continued() if resumed else _isolated(scenario, one, url, model, options, kinds, run)
+        held, settings = server.capacity(engine, url, key, ca), server.settings(engine, url, key, ca)
+        facts = {
+            "version": server.version(engine, url, key, ca), "models": models, "model": model,
+            "capacity_tokens": held.tokens, "capacity_from": held.source, "settings": settings,
+            "cold_start_s": cold_start_s, "ready_after_s": waited_s,
+        }  # fmt: skip
+        options = dataclasses.replace(
+            options, model=model, salt=isolation["salt"], speed=options.speed * step.speed
+        )
+        scraper, watch = scrape.Scraper(url, engine, key, ca), gpu.Watch()
+        scraper.before()
+
+        def began(zero_ns: int) -> None:
+            scraper.start(watching.scrape_s, zero_ns)
+            watch.start(zero_ns)
+
+        told: dict[str, Any] = {"stopped": True}
+        try:
+            told = replay_run(
+                workload,
+                engine,
+                url,
+                options,
+                run,
+                resume=resume,
+                stop=stop,
+                progress=say,
+                began=began,
+                finish=lambda told: None,
+            )
+        finally:
+            rows = scraper.after(0.0 if told["stopped"] else watching.settle_s, watching.quiet_s)
+            gpus, samples = watch.stop()
+    if told["stopped"]:
+        return None
+    scrape.write(run, rows)
+    gpu.write(run, samples)
+    requests = run.lines()
+    expected = _predicted(
+        workload, engine, requests, held.tokens, {**_cache_options(one, kinds), **settings, **one.cache}
+    )
+    told |= {
+        "name": one.name, "repeat": step.turn.repeat, "warmup_run": step.turn.warmup, "speed": step.speed,
+        "workload": str(workload.path), "server": facts, "isolation": {k: isolation[k] for k in ("how", "ok", "why")},
+        "counters": {
+            **scrape.counted(engine, rows)._asdict(), "trouble": scraper.trouble, "missed_scrapes": scraper.missed,
+            "against_requests": scrape.reconcile(engine, rows, requests),
+        },
+        "gpu": gpus,
+        "cache": against(requests, expected, engine.cache),
+    }  # fmt: skip
+    run.finish(told, None if expected is None else expected.cached)
+    return told
+
+
+@contextlib.contextmanager
+def _served(
+    one: Contender, scenario: Scenario, run: Run, watching: Watching
+) -> Iterator[tuple[str, float | None]]:
+    """Where the engine answers, and how long its start took where it is ours."""
+    if one.url is not None:
+        yield one.url, None
+        return
+    assert one.launch is not None
+    recipe = launch.Recipe.read(one.launch)
+    variables = dict(one.variables)
+    if scenario.capacity_tokens is not None:
+        variables |= recipe.pinned(scenario.capacity_tokens, one.variant)
+    with launch.started(
+        recipe, variables, log=run.path / "engine.log", variant=one.variant, ready_s=watching.ready_s
+    ) as there:
+        yield there.url, there.cold_start_s
+
+
+def _continued() -> dict[str, Any]:
+    return {"how": "none", "ok": False, "why": "the run goes on from where it was cut off", "salt": None}
+
+
+def _ways(scenario: Scenario, one: Contender, kinds: set[str]) -> tuple[str, ...]:
+    """How its cache can be parted between runs; nothing may do it where there is but one run of it."""
+    try:
+        return scenarios.ways(scenario.cache, one, kinds)
+    except UsageError:
+        runs = len(scenario.workloads) * scenario.repeats + scenario.warmup_runs
+        if scenario.cache == "auto" and scenario.sweep is None and runs == 1:
+            return ()
+        raise
+
+
+def _isolated(
+    scenario: Scenario,
+    one: Contender,
+    url: str,
+    model: str | None,
+    options: Options,
+    kinds: set[str],
+    run: Run,
+) -> dict[str, Any]:
+    """See that no earlier run's prompts are in the cache, and say how that was done."""
+    why = f"nothing empties it: between runs, {one.engine.between_runs}"
+    for way in _ways(scenario, one, kinds):
+        if way == "restart" or one.launch is not None:
+            return {"how": "restart", "ok": True, "why": None, "salt": None}
+        if way == "flush":
+            done = server.flush(one.engine, url, model=model, api_key=options.api_key(), ca=options.ca)
+            if done.ok:
+                return {"how": f"flush: {done.how}", "ok": True, "why": None, "salt": None}
+            why = done.why or why
+        elif way == "salt":
+            salt = f"{run.path.name}-{random.SystemRandom().getrandbits(64):016x}"
+            return {"how": "salt", "ok": True, "why": None, "salt": salt}
+    if scenario.cache not in ("auto", "keep"):
+        raise TraceprofError(
+            f"the cache of {one.name} was not emptied: {why}",
+            remedy="choose another cache, or launch the engine for each run",
+        )
+    return {"how": "none", "ok": scenario.cache == "keep", "why": why, "salt": None}
+
+
+def _cache_options(one: Contender, kinds: set[str]) -> dict[str, Any]:
+    """What the way in which an engine was started, and the kind of requests, mean for the model of its cache."""
+    started = {} if one.launch is None else launch.Recipe.read(one.launch).variant(one.variant).cache
+    asked = [one.engine.settings_of.get(kind, {}) for kind in kinds]
+    return {**started, **(asked[0] if len(asked) == 1 else {})}
+
+
+def _predicted(
+    workload: Workload,
+    engine: Engine,
+    requests: pl.DataFrame,
+    capacity: int | None,
+    options: Mapping[str, Any],
+) -> Predicted | None:
+    if engine.cache is None:
+        return None
+    return predicted(workload, requests, engine.cache, capacity or UNLIMITED, options=options)
+
+
+def endpoints(workload: Workload) -> set[str]:
+    """Kinds of its requests: chat, completions, ids."""
+    kinds: set[str] = set()
+    for batch in workload.batches(["endpoint"]):
+        kinds.update(batch.column("endpoint").cast("string").unique().to_pylist())
+    return kinds
+
+
+def chosen_model(asked: str | None, served: Sequence[str], label: str) -> str | None:
+    """Which model to ask for: the one that was named, or the only one that is served; None leaves it to the trace's names.
+
+    >>> chosen_model(None, ["tiny"], "vLLM"), chosen_model("tiny", [], "vLLM"), chosen_model(None, ["a", "b"], "vLLM")
+    ('tiny', 'tiny', None)
+    """
+    if asked is not None:
+        if served and asked not in served and not any(one.endswith(asked) for one in served):
+            listed = ", ".join(served[:5])
+            raise UsageError(f"{label} serves no model called {asked}", remedy=f"it serves {listed}")
+        return asked
+    return served[0] if len(served) == 1 else None
+
+
+def against(requests: pl.DataFrame, expected: Predicted | None, cache: str | None) -> dict[str, Any] | None:
+    """Cached tokens as the engine tells them, request by request, against those of its model.
+
+    `prompts_of_other_length`: the engine counts other tokens than the workload, so its prompts are not quite the planned ones;
+    `unexplained_tokens`: told beyond what any cache could have of this run's own prompts, so they are from before it.
+    """
+    if expected is None:
+        return None
+    ended = requests.filter(pl.col("outcome").cast(pl.String) == "ok")
+    at = ended["index"].to_numpy()
+    counted = ended["input_tokens"].cast(pl.Int64)
+    whole = int(counted.fill_null(0).sum())
+    model = expected.cached[at]
+    told = ended["cached_tokens"]
+    known = told.is_not_null().to_numpy()
+    said = told.fill_null(0).cast(pl.Int64).to_numpy()
+    found: dict[str, Any] = {
+        "model": cache,
+        "requests": len(at),
+        "prompts_of_other_length": int((counted.is_not_null() & (counted != pl.Series(expected.prompt[at]))).sum()),
+        "predicted_tokens": int(np.maximum(model, 0).sum()),
+        "predicted_hit_rate": float(np.maximum(model, 0).sum() / whole) if whole else None,
+        "told_requests": int(known.sum()),
+        "told_tokens": None, "told_hit_rate": None, "equal_requests": None, "largest_difference": None, "unexplained_tokens": None,
+    }  # fmt: skip
+    if known.any():
+        of_told = int(ended.filter(pl.Series(known))["input_tokens"].fill_null(0).cast(pl.Int64).sum())
+        off = said[known] - model[known]
+        found |= {
+            "told_tokens": int(said.sum()),
+            "told_hit_rate": float(said.sum() / of_told) if of_told else None,
+            "equal_requests": int((off == 0).sum()),
+            "largest_difference": int(np.abs(off).max()),
+            "unexplained_tokens": int(np.maximum(said[known] - expected.ceiling[at][known], 0).sum()),
+        }
+    return found

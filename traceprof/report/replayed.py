@@ -1,0 +1,135 @@
+"""A replay's results for a console: one line a run, and what a reader must know before comparing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from traceprof.report.terminal import Page
+from traceprof.report.words import at, clean, duration, number, percent, plural, rows_of, short
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from traceprof.results import Results
+
+Told = Mapping[str, Any]
+
+
+def replayed(results: Results, console: Console) -> None:
+    """Print what came of a replay."""
+    page = Page(console)
+    manifest = results.manifest
+    page.line(page.text(clean(results.path, 4096), "bold"), whole=True)
+    states = rows_of(manifest, "runs")
+    runs = {at(state, "number"): run.told() for state, run in zip(states, results.runs, strict=False)}
+    for n, workload in enumerate(rows_of(manifest, "workloads")):
+        mine = [state for state in states if at(state, "workload") == n]
+        if mine:
+            _workload(workload, mine, runs, page)
+    for one in rows_of(manifest, "sweep"):
+        _sweep(one, manifest, page)
+    _client(manifest, page)
+    for state in states:
+        name = f"run {at(state, 'number')} ({clean(at(state, 'name'), 40)})"
+        for note in _notes(state, runs.get(at(state, "number")) or {}):
+            page.prose(f"{name}: {note}", "yellow", first="! ")
+
+
+def _workload(workload: Told, states: list[Told], runs: Mapping[int, Told], page: Page) -> None:
+    variant, requests = clean(at(workload, "variant"), 20), at(workload, "requests")
+    page.head(
+        clean(at(workload, "file"), page.width - 40),
+        f"{variant}, {plural(requests, 'request')}; TTFT and TPOT in ms, from the intended time",
+    )
+    columns = ("ok", "req/s", "tok/s", "ttft p50", "p99", "tpot p50", "cached", "model")
+    page.line(page.text(f"  {'run':22}" + "".join(f"{name:>9}" for name in columns), "dim"))
+    for state in states:
+        told = runs.get(at(state, "number")) or {}
+        name = clean(at(state, "name"), 16) + (
+            "" if at(state, "speed") == 1 else f" x{at(state, 'speed'):.3g}"
+        )
+        if at(state, "warmup"):
+            name += " warm-up"
+        if not told:
+            page.line(f"  {name:22}{clean(at(state, 'state'), 20):>9}")
+            continue
+        found = at(told, "summary") or {}
+        cells = (
+            short(at(found, "outcomes", "ok") or 0),
+            number(at(found, "requests_per_s")),
+            number(at(found, "output_tokens_per_s")),
+            _ms(at(found, "ttft", "p50")),
+            _ms(at(found, "ttft", "p99")),
+            _ms(at(found, "tpot", "p50")),
+            percent(at(found, "hit_rate")),
+            percent(at(told, "cache", "predicted_hit_rate")),
+        )
+        page.line(f"  {name:22}" + "".join(f"{cell:>9}" for cell in cells))
+
+
+def _ms(seconds: Any) -> str:
+    return "-" if seconds is None else number(1000 * seconds)
+
+
+def _sweep(found: Told, manifest: Told, page: Page) -> None:
+    """The highest rate that held the SLO."""
+    name, speed, failed = (clean(at(found, "name"), 40), at(found, "speed"), at(found, "failed_at"))
+    whole = rows_of(manifest, "workloads")[at(found, "workload")]
+    span = (at(whole, "span_us") or 0) / 1e6
+    per_s = at(whole, "requests") / span if span else None
+    if speed is None:
+        page.prose(f"{name} does not hold the SLO even at {failed:.3g} times the recorded rate", "bold")
+        return
+    rate = "" if per_s is None else f", {number(per_s * speed)} requests a second"
+    above = "the highest that was tried" if failed is None else f"not at {failed:.3g}"
+    page.prose(f"{name} holds the SLO up to {speed:.3g} times the recorded rate{rate} ({above})", "bold")
+
+
+def _client(manifest: Told, page: Page) -> None:
+    """What the client itself adds."""
+    ttft, itl = at(manifest, "calibration", "ttft_p99_s"), at(manifest, "calibration", "itl_p99_s")
+    if ttft is not None:
+        page.line()
+        page.prose(
+            f"This client adds at most {_ms(ttft)} ms to the p99 of TTFT and {_ms(itl)} ms to that of ITL: differences below that are its own."
+        )
+
+
+def _notes(state: Told, told: Told) -> Iterator[str]:
+    """What must be known before a run is compared."""
+    if at(state, "state") != "done":
+        error = at(state, "error")
+        yield clean(error, 400) if error else f"{clean(at(state, 'state'), 20)}: go on with --resume"
+        return
+    if not at(told, "valid"):
+        yield f"not to be compared: {clean(at(told, 'invalid_because'), 300)}"
+    outcomes = {k: v for k, v in (at(told, "summary", "outcomes") or {}).items() if k != "ok"}
+    if outcomes:
+        yield "ended otherwise than well: " + ", ".join(f"{v:,} {clean(k, 20)}" for k, v in outcomes.items())
+    if not at(told, "isolation", "ok"):
+        yield f"the cache may hold prompts of earlier runs: {clean(at(told, 'isolation', 'why'), 200)}"
+    cache = at(told, "cache") or {}
+    other = at(cache, "prompts_of_other_length")
+    if other:
+        yield (
+            f"{plural(other, 'prompt')} had another number of tokens than planned: another tokenizer or chat template, or parts of messages "
+            "that the engine joins in its own way; the model of its cache knows only the plan"
+        )
+    unexplained, of = at(cache, "unexplained_tokens"), at(cache, "told_tokens")
+    if unexplained and unexplained > 0.01 * of:
+        yield f"{short(unexplained)} cached tokens cannot be of this run's own prompts: its cache was not empty"
+    for check in rows_of(told, "counters", "against_requests"):
+        if at(check, "agrees") is False:
+            yield (
+                f"{clean(at(check, 'what'), 30)}: {short(at(check, 'client'))} told to requests, {short(at(check, 'server'))} "
+                f"counted: {clean(at(check, 'note'), 200)}"
+            )
+    if (
+        at(told, "summary", "requests_with_cached_tokens") == 0
+        and at(told, "counters", "hit_rate") is not None
+    ):
+        yield f"no request is told its cached tokens; by the engine's counters the hit rate is {percent(at(told, 'counters', 'hit_rate'))}"
+    cold = at(told, "server", "cold_start_s")
+    if cold is not None:
+        yield f"cold start took {duration(cold)}"
