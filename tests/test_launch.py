@@ -291,7 +291,7 @@ def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(UsageError, match="no variant is called gpu; take cpu"):
         one.variant("gpu")
     for variables, message in (
-        ({}, "needs alive; give alive="),
+        ({}, "needs alive; give it: --set alive="),
         ({"alive": "x", "mode": "y"}, "has no variable mode"),
     ):
         with pytest.raises(UsageError, match=message), started(one, variables, log=tmp_path / "log"):

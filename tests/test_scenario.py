@@ -178,7 +178,7 @@ def test_the_cache_is_parted_by_what_there_is(tmp_path):
     assert ways("auto", y, ["chat"]) == ("flush", "restart")
     assert ways("salt", x, ["chat", "ids"]) == ("salt",)
     assert ways("keep", z, ["chat"]) == ("keep",)
-    with pytest.raises(UsageError, match=r'nothing parts the cache of z .mlx-lm. .*say cache = "keep"'):
+    with pytest.raises(UsageError, match=r"nothing parts the cache of z .mlx-lm. .*say --cache keep"):
         ways("auto", z, ["chat"])
     with pytest.raises(UsageError, match="salt does not part the cache of y"):
         ways("salt", y, ["chat"])

@@ -117,12 +117,13 @@ def _scenario(workloads: tuple[str, ...], words: dict[str, Any]) -> Scenario:
     if file is not None:
         context = click.get_current_context()
         given = [
-            n for n in words if context.get_parameter_source(n) is not click.core.ParameterSource.DEFAULT
+            one.opts[0]
+            for one in context.command.params
+            if one.name in words
+            and context.get_parameter_source(one.name) is not click.core.ParameterSource.DEFAULT
         ]
         if given:
-            raise UsageError(
-                f"--{given[0].replace('_', '-')} stands beside --scenario", remedy="say it in the file"
-            )
+            raise UsageError(f"{given[0]} stands beside --scenario", remedy="say it in the file")
         found = scenarios.read(file)
         return dataclasses.replace(found, workloads=paths) if paths else found
     if not paths:

@@ -76,7 +76,8 @@ def replay(
     workloads = {path: Workload(path) for path in scenario.workloads}
     for workload in workloads.values():
         for one in scenario.engines:
-            _ways(scenario, one, endpoints(workload))  # said before anything is started
+            _ways(scenario, one, endpoints(workload))
+    _check(scenario, watched)
     results = _open(folder, _manifest(scenario, workloads), resume)
     manifest = results.manifest
     made = _Made(scenario, results, manifest, watched, ended, say)
@@ -88,22 +89,40 @@ def replay(
     steps = _steps(scenario)
     whole = len(scenarios.plan(scenario)) if scenario.sweep is None else None
     number, told = 0, None
-    with contextlib.suppress(StopIteration):
-        while not ended.is_set():
+    while True:
+        try:
             step = steps.send(told)
-            told = made.run(number, whole, step, workloads[step.turn.workload], resume)
-            number += 1
-            if told is None:
-                return results
-            if scenario.pause_s:
-                ended.wait(scenario.pause_s)
-        return results
+        except StopIteration:
+            break
+        if number and scenario.pause_s:
+            ended.wait(scenario.pause_s)
+        told = (
+            None if ended.is_set() else made.run(number, whole, step, workloads[step.turn.workload], resume)
+        )
+        if told is None:
+            return results
+        number += 1
     if scenario.sweep is not None:
         manifest["sweep"] = _found(scenario, manifest["runs"])
     if watched.calibrate:
         _calibrated("after", first, options, manifest, ended)
     made.save()
     return Results(folder)
+
+
+def _check(scenario: Scenario, watching: Watching) -> None:
+    """Say what is wrong with an engine before anything is measured or written."""
+    for one in scenario.engines:
+        options = Options(**scenario.options, api_key_env=one.api_key_env)
+        if one.url is not None:
+            server.ready(
+                one.engine, one.url, watching.ready_s or READY_S, api_key=options.api_key(), ca=options.ca
+            )
+            chosen_model(
+                one.model, server.models(one.engine, one.url, options.api_key(), options.ca), one.engine.label
+            )
+        elif one.launch is not None:
+            launch.check(launch.Recipe.read(one.launch), one.variables, one.variant)
 
 
 # ---- which runs
@@ -180,7 +199,6 @@ def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[st
     kept = (
         "variant",
         "seed",
-        "requests",
         "sessions",
         "span_us",
         "input_tokens",
@@ -199,7 +217,7 @@ def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[st
         },
         "options": spelled(Options(**scenario.options)),
         "workloads": [
-            {"file": str(path), "digest": digest(path), **{key: one.meta.get(key) for key in kept}} for path, one in workloads.items()
+            {"file": str(path), "digest": digest(path), "requests": one.requests, **{key: one.meta.get(key) for key in kept}} for path, one in workloads.items()
         ],
         "engines": [
             {
@@ -218,7 +236,9 @@ def _open(folder: Path, told: dict[str, Any], resume: bool) -> Results:
     """A new results folder, or the one that is gone on with: it must be of the same replay."""
     there = (folder / "manifest.json").exists()
     if not resume:
-        if there:
+        if there and any(
+            line.stat().st_size for run in Results(folder).runs for line in run.path.glob("*.jsonl")
+        ):
             raise TraceprofError(
                 "holds results", path=folder, remedy="give another -o, or go on with --resume"
             )

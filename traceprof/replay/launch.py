@@ -321,6 +321,14 @@ def started(
         shutil.rmtree(folder, ignore_errors=True)  # engines keep what they were sent in it
 
 
+def check(recipe: Recipe, variables: Mapping[str, str | int], variant: str | None = None) -> None:
+    """Raise where it cannot be started with these variables: one is missing or not known, or there is no such program."""
+    plan = recipe.variant(variant)
+    values = _values(recipe, plan, {**variables, "port": 0, "folder": ""})
+    for words in (*plan.beside, _commands(plan, values)[0]):
+        _program(recipe, _fill(words[0], values), {**os.environ, **plan.environment})
+
+
 def _port(recipe: Recipe, asked: str | int | None) -> int:
     """The port that was asked for, if it is free, or a free one."""
     try:
@@ -360,7 +368,7 @@ def _values(recipe: Recipe, plan: Variant, given: Mapping[str, Any]) -> dict[str
         used |= {name for name in values if f"${{{name.upper()}}}" in text}
     missing = [name for name, value in values.items() if name in used and not value]
     if missing:
-        raise UsageError(f"needs {missing[0]}", path=recipe.path, remedy=f"give {missing[0]}=...")
+        raise UsageError(f"needs {missing[0]}", path=recipe.path, remedy=f"give it: --set {missing[0]}=...")
     return values
 
 
@@ -391,15 +399,19 @@ def _commands(plan: Variant, values: Mapping[str, str]) -> tuple[list[str], list
     return [*compose, "up", "--no-color"], [*compose, "down", "--volumes", "--remove-orphans"]
 
 
+def _program(recipe: Recipe, name: str, environment: Mapping[str, str]) -> None:
+    if shutil.which(name, path=environment.get("PATH")) is None:
+        raise TraceprofError(
+            f"{recipe.engine.label} cannot be started: there is no {name}",
+            path=recipe.path,
+            remedy=f"install it, or name another variant: {', '.join(recipe.variants)}",
+        )
+
+
 def _start(
     recipe: Recipe, words: list[str], environment: dict[str, str], out: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    if shutil.which(words[0], path=environment.get("PATH")) is None:
-        raise TraceprofError(
-            f"{recipe.engine.label} cannot be started: there is no {words[0]}",
-            path=recipe.path,
-            remedy="install it, or name another variant",
-        )
+    _program(recipe, words[0], environment)
     return subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
     )

@@ -366,7 +366,7 @@ def ways(cache: str, one: Contender, endpoints: Iterable[str]) -> tuple[str, ...
         asked = "nothing parts" if cache == "auto" else f"{cache} does not part"
         raise UsageError(
             f"{asked} the cache of {one.name} ({engine.label}) between runs",
-            remedy=f'launch it, or {engine.between_runs} yourself and say cache = "keep"',
+            remedy=f'launch it, or {engine.between_runs} yourself and say --cache keep (cache = "keep")',
         )
     return found
 

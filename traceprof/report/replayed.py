@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from traceprof.report.terminal import Page
@@ -39,7 +40,7 @@ def replayed(results: Results, console: Console) -> None:
 def _workload(workload: Told, states: list[Told], runs: Mapping[int, Told], page: Page) -> None:
     variant, requests = clean(at(workload, "variant"), 20), at(workload, "requests")
     page.head(
-        clean(at(workload, "file"), page.width - 40),
+        clean(Path(at(workload, "file")).name, 40),
         f"{variant}, {plural(requests, 'request')}; TTFT and TPOT in ms, from the intended time",
     )
     columns = ("ok", "req/s", "tok/s", "ttft p50", "p99", "tpot p50", "cached", "model")

@@ -1,0 +1,307 @@
+"""Whole replays: the order of runs, what parts their caches, predictions and counters, stops and resumes, sweeps."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import replaying
+from traceprof.caches.traffic import Traffic
+from traceprof.engines import engine
+from traceprof.engines.asking import asker
+from traceprof.errors import TraceprofError
+from traceprof.replay import campaign, scenario
+from traceprof.replay.campaign import Watching, replay
+from traceprof.replay.scenario import Contender, Rates, Scenario, Slo
+from traceprof.results import Results
+
+HERE = Path(__file__).parent
+QUICK = Watching(ready_s=20, scrape_s=0, settle_s=5, quiet_s=0.1, calibrate=False)
+
+
+@contextlib.contextmanager
+def vllm(*words):
+    """The URL of a stand-in for vLLM in its own process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, str(HERE / "vllm_stand_in.py"), str(port), *map(str, words)])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        ask = asker(url)
+        end = time.monotonic() + 30
+        while not ask("GET", "/health", None).ok:
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def workload(path, n=40, seed=1, name="w", gap_s=0.0):
+    """Prompts as token ids that share beginnings, each with what it shares."""
+    rng = random.Random(seed)
+    prompts: list[list[int]] = []
+    for _ in range(n):
+        old = rng.choice(prompts) if prompts and rng.random() < 0.8 else []
+        prompts.append(
+            old[: rng.randrange(len(old) + 1)] + [rng.randrange(1000) for _ in range(rng.randrange(1, 30))]
+        )
+    like, shared = Traffic.of_lists([(p, (), 0, 0) for p in prompts]).shared()
+    rows = [
+        replaying.row(
+            i, gap_s * i, n=3, endpoint="ids", prompt_text=None, prompt_ids=prompt, input_tokens=len(prompt), model="a",
+            prefix_of=None if like[i] < 0 else int(like[i]), prefix_tokens=int(shared[i]),
+        )
+        for i, prompt in enumerate(prompts)
+    ]  # fmt: skip
+    (path / name).mkdir()
+    return replaying.workload(path / name, rows).path
+
+
+def scene(paths, *engines, **more):
+    """One request at a time, so that the order is known."""
+    more.setdefault("options", {"mode": "closed", "concurrency": 1})
+    return Scenario(Path(), tuple(paths), tuple(engines), **more)
+
+
+def vllm_at(name, url):
+    return Contender(name, engine("vllm"), url)
+
+
+def test_engines_take_turns_from_an_empty_cache_and_every_hit_is_as_predicted(tmp_path):
+    """Two workloads, two engines, two repeats: eight runs, each flushed, told = predicted, counters = sums."""
+    paths = [workload(tmp_path), workload(tmp_path, 25, 2, "v")]
+    with vllm() as a, vllm() as b:
+        found = replay(scene(paths, vllm_at("a", a), vllm_at("b", b), repeats=2), tmp_path / "r", QUICK)
+    states = found.manifest["runs"]
+    assert [(s["name"], s["workload"], s["repeat"]) for s in states] == [
+        ("a", 0, 0), ("b", 0, 0), ("a", 1, 0), ("b", 1, 0), ("a", 0, 1), ("b", 0, 1), ("a", 1, 1), ("b", 1, 1),
+    ]  # fmt: skip
+    assert {s["state"] for s in states} == {"done"}
+    for state, run in zip(states, found.runs, strict=True):
+        told = run.told()
+        assert run.name == state["name"] == told["name"]
+        assert told["isolation"] == {"how": "flush: POST /reset_prefix_cache", "ok": True, "why": None}
+        assert (
+            told["server"]["settings"] == {"block_size": 4} and told["server"]["capacity_tokens"] == 100_000
+        )
+        assert told["server"]["model"] == "stand-in" and told["server"]["version"] == "0.0"
+        cache = told["cache"]
+        assert cache["equal_requests"] == cache["told_requests"] == cache["requests"] == told["requests"]
+        assert cache["told_tokens"] == cache["predicted_tokens"] > 0
+        assert cache["unexplained_tokens"] == cache["prompts_of_other_length"] == 0
+        assert all(check["agrees"] for check in told["counters"]["against_requests"])
+        requests = run.requests()
+        assert requests["predicted_cached_tokens"].to_list() == requests["cached_tokens"].to_list()
+    assert found.manifest["workloads"][0]["digest"] != found.manifest["workloads"][1]["digest"]
+
+
+def test_prompts_are_salted_where_the_cache_cannot_be_emptied(tmp_path):
+    """Every run under its own salt: each hits as the first."""
+    with vllm("noflush") as url:
+        found = replay(scene([workload(tmp_path)], vllm_at("a", url), repeats=2), tmp_path / "r", QUICK)
+    first, second = (run.told() for run in found.runs)
+    assert first["isolation"]["how"] == second["isolation"]["how"] == "salt"
+    assert (
+        first["cache"]["told_tokens"] == second["cache"]["told_tokens"] == second["cache"]["predicted_tokens"]
+    )
+    assert first["options"]["salt"] != second["options"]["salt"]
+
+
+def test_a_flush_that_was_asked_for_and_refused_is_an_error(tmp_path):
+    """It names the engine and what it needs."""
+    with (
+        vllm("noflush") as url,
+        pytest.raises(
+            TraceprofError, match=r"cache of a was not emptied: answered 404.*VLLM_SERVER_DEV_MODE"
+        ),
+    ):
+        replay(scene([workload(tmp_path)], vllm_at("a", url), cache="flush"), tmp_path / "r", QUICK)
+    assert Results(tmp_path / "r").manifest["runs"][0]["state"] == "failed"
+
+
+def test_hits_that_are_left_from_earlier_runs_are_told(tmp_path):
+    """cache = keep: the second run has hits that its own prompts cannot explain."""
+    with vllm() as url:
+        found = replay(
+            scene([workload(tmp_path)], vllm_at("a", url), repeats=2, cache="keep"), tmp_path / "r", QUICK
+        )
+    first, second = (run.told()["cache"] for run in found.runs)
+    assert first["unexplained_tokens"] == 0
+    left_over = (
+        second["told_tokens"] - first["told_tokens"]
+    )  # in blocks; what a cache could have is counted in tokens
+    assert left_over / 2 < second["unexplained_tokens"] <= left_over
+
+
+def test_a_replay_that_was_stopped_goes_on(tmp_path):
+    """Stopped in its first run; resumed: every request once, the second run from the start; results of another replay are refused."""
+    path = workload(tmp_path, 30)
+    stop = threading.Event()
+    with vllm("0.02") as url:
+        todo = scene([path], vllm_at("a", url), repeats=2)
+
+        def say(said):
+            if said.progress is not None and said.progress.ended >= 5:
+                stop.set()
+
+        found = replay(todo, tmp_path / "r", QUICK, stop=stop, say=say)
+        assert [s["state"] for s in found.manifest["runs"]] == ["stopped"]
+        assert not found.runs[0].finished
+        with pytest.raises(TraceprofError, match="holds results"):
+            replay(todo, tmp_path / "r", QUICK)
+        with pytest.raises(TraceprofError, match="other scenario"):
+            replay(dataclasses.replace(todo, repeats=3), tmp_path / "r", QUICK, resume=True)
+        found = replay(todo, tmp_path / "r", QUICK, resume=True)
+    assert [s["state"] for s in found.manifest["runs"]] == ["done", "done"]
+    for run in found.runs:
+        assert run.requests()["index"].to_list() == list(range(30))
+        assert set(run.requests()["outcome"].to_list()) == {"ok"}
+    first, second = (run.told() for run in found.runs)
+    assert not first["isolation"]["ok"] and "cut off" in first["isolation"]["why"]
+    assert second["cache"]["equal_requests"] == 30
+
+
+def test_what_failed_before_anything_was_sent_is_no_obstacle(tmp_path):
+    """An engine that is not there: an error before anything is written, and the same command again."""
+    path = workload(tmp_path, 3)
+    with pytest.raises(TraceprofError, match=r"was not ready after 0\.2 s"):
+        replay(
+            scene([path], vllm_at("a", "http://127.0.0.1:9")),
+            tmp_path / "r",
+            dataclasses.replace(QUICK, ready_s=0.2),
+        )
+    assert not (tmp_path / "r").exists()
+    with vllm("noflush") as url, pytest.raises(TraceprofError):
+        replay(scene([path], vllm_at("a", url), cache="flush"), tmp_path / "r", QUICK)
+    with vllm() as url:
+        found = replay(scene([path], vllm_at("a", url)), tmp_path / "r", QUICK)
+    assert [s["state"] for s in found.manifest["runs"]] == ["done"]
+
+
+def test_a_model_that_is_not_served_is_an_error(tmp_path):
+    """With the names of those that are."""
+    with vllm() as url, pytest.raises(TraceprofError, match="serves no model called b; it serves stand-in"):
+        one = dataclasses.replace(vllm_at("a", url), model="b")
+        replay(scene([workload(tmp_path, 3)], one), tmp_path / "r", QUICK)
+
+
+def told_at(limit):
+    """What a run says at a speed: its TTFT is the speed in seconds."""
+    return lambda step: {
+        "summary": {
+            "requests": 10, "outcomes": {"ok": 10}, "ttft": {"p99": step.speed},
+            "send_lag": {"valid": step.speed != limit, "reason": "late"},
+        }
+    }  # fmt: skip
+
+
+def test_a_sweep_runs_the_engines_in_turns_until_each_is_decided():
+    """The highest speed whose TTFT holds, by engine; runs told again give what was found."""
+    a, b = (Contender(name, engine("vllm"), f"http://{name}") for name in "ab")
+    todo = scene(
+        ["w"], a, b, slo=Slo({("ttft", "p99"): 3.0}), sweep=Rates(1.0, 8.0, precision=0.1), options={}
+    )
+    steps, runs, told = campaign._steps(todo), [], None
+    ask = told_at(None)
+    with contextlib.suppress(StopIteration):
+        while True:
+            step = steps.send(told)
+            told = ask(step)
+            verdict = scenario.judge(todo.slo, told["summary"])
+            runs.append(
+                {
+                    "number": len(runs), "name": step.turn.engine.name, "workload": 0, "warmup": False, "speed": step.speed,
+                    "held": verdict.holds, "reasons": verdict.reasons,
+                }
+            )  # fmt: skip
+    assert [run["name"] for run in runs] == ["a", "b"] * (len(runs) // 2)
+    found = campaign._found(todo, runs)
+    assert [one["name"] for one in found] == ["a", "b"]
+    for one in found:
+        assert 3.0 / 1.1 <= one["speed"] <= 3.0 < one["failed_at"] <= 3.0 * 1.1
+        assert len(one["trials"]) == len(runs) // 2
+
+
+def command(*words, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "traceprof.cli.main", "replay", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=120
+    )  # fmt: skip
+
+
+def test_the_command_finds_the_engine_out_and_prints_what_came_of_it(tmp_path):
+    """A table, JSON, and a scenario file."""
+    path = workload(tmp_path, 12)
+    with vllm() as url:
+        shown = command(path, "--engine", url, "-o", "r", "--no-calibrate", "--scrape", "0", cwd=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        assert "12 requests" in shown.stdout and "\n  vllm " in shown.stdout
+        again = command(
+            path,
+            "--engine",
+            f"vllm-b={url}",
+            "-o",
+            "s",
+            "--json",
+            "--mode",
+            "closed",
+            "--concurrency",
+            "1",
+            cwd=tmp_path,
+        )
+        told = json.loads(again.stdout)
+        assert told["runs"][0]["name"] == "vllm-b" and told["results"][0]["cache"]["equal_requests"] == 12
+        bound = told["calibration"]
+        assert bound["ttft_p99_s"] == max(
+            bound[when]["adds_at_most"]["ttft_p99_s"] for when in ("before", "after")
+        )
+        (tmp_path / "s.toml").write_text(
+            f'workloads = ["{path}"]\nrepeats = 2\n[engines.x]\nengine = "vllm"\nurl = "{url}"\n[slo]\nttft_p99_s = 60.0\n'
+        )
+        third = command("--scenario", "s.toml", "-o", "t", "--no-calibrate", "--json", cwd=tmp_path)
+    assert third.returncode == 0, third.stderr
+    assert [(run["name"], run["repeat"]) for run in json.loads(third.stdout)["runs"]] == [("x", 0), ("x", 1)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "no workload"),
+        (("W",), "no engine"),
+        (("W", "--engine", "vllm=ftp://x"), "not the URL of a server"),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--mode", "closed"), "a closed loop needs a concurrency"),
+        (("W", "--engine", "http://127.0.0.1:9"), "nothing answers at"),
+        (("W", "--engine", "a b=http://127.0.0.1:9"), "nothing answers at"),
+        (("W", "--launch", "nope"), "no engine is called"),
+        (("W", "--launch", "llamacpp:nope", "--set", "model=x"), "no variant is called nope"),
+        (("W", "--launch", "llamacpp", "--set", "modle=x"), "no recipe has it"),
+        (("W", "--launch", "llamacpp:xllamacpp"), "needs model; give it: --set model=..."),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--set", "a=b"), "--set is for engines that are launched"),
+        (("W", "--engine", "vllm=http://a", "--engine", "vllm=http://b"), "two engines have one name"),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--scenario", "x.toml"), "--engine stands beside --scenario"),
+        (("--scenario", "x.toml"), "no such scenario"),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--api-key-env", "NOPE"), "the environment has no NOPE"),
+        (("W", "--engine", "openai=http://127.0.0.1:9", "--repeats", "2"), "nothing parts the cache of openai"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said_in_one_line_and_nothing_is_written(tmp_path, words, said):
+    """Exit code 1 or 2, one line, no traceback, no folder."""
+    path = workload(tmp_path, 2)
+    done = command(
+        *(path if word == "W" else word for word in words), "-o", "r", "--no-calibrate", cwd=tmp_path
+    )
+    assert done.returncode in (1, 2) and said in done.stderr
+    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "r").exists()
