@@ -7,6 +7,7 @@ the engine wrote others than the trace's (with live history one does, and the en
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,6 +62,8 @@ def predicted(
     end = ran["end_us"].to_numpy()
     sent = ran["sent_us"].to_numpy()
     first = ran["first_token_us"].fill_null(pl.Series(end)).to_numpy()
+    if options and "slots" in options:
+        sent = _began(sent, end, options["slots"])
     traffic = (
         whole.subset(at)
         .answered(ran["output_tokens"].fill_null(0).cast(pl.Int64).to_numpy())
@@ -72,3 +75,18 @@ def predicted(
     cached[at] = hits
     ceiling[at] = traffic.shared()[1]
     return Predicted(cached, prompt, ceiling)
+
+
+def _began(sent: I64, end: I64, slots: int) -> I64:
+    """When each request got a slot, first come first served: what it waited in the engine is in its end, and must not be waited again.
+
+    >>> _began(np.array([0, 1, 2]), np.array([10, 5, 12]), 2).tolist()
+    [0, 1, 5]
+    """
+    busy: list[int] = []
+    began = sent.copy()
+    for i, (at, until) in enumerate(zip(sent.tolist(), end.tolist(), strict=True)):
+        if len(busy) == slots:
+            began[i] = max(at, heapq.heappop(busy))
+        heapq.heappush(busy, until)
+    return began
