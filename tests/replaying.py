@@ -48,10 +48,10 @@ def chat(messages: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     }
 
 
-def workload(path: Path, rows: list[dict[str, Any]]) -> Workload:
+def workload(path: Path, rows: list[dict[str, Any]], **meta: Any) -> Workload:
     """A workload file of rows."""
     table = pa.Table.from_pylist(rows, schema=schema.arrow(schema.WORKLOAD))
-    return write_workload(path / "w.parquet", table.to_batches(), {"variant": "asis"})
+    return write_workload(path / "w.parquet", table.to_batches(), {"variant": "asis", **meta})
 
 
 def new_run(path: Path, name: str = "000-e") -> Run:

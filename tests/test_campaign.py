@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -13,9 +15,11 @@ import threading
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
+from rich.console import Console
 
-from tests import replaying
+from tests import replaying, vocabularies
 from traceprof.caches.traffic import Traffic
 from traceprof.engines import engine
 from traceprof.engines.asking import asker
@@ -23,6 +27,8 @@ from traceprof.errors import TraceprofError
 from traceprof.replay import campaign, scenario
 from traceprof.replay.campaign import Watching, replay
 from traceprof.replay.scenario import Contender, Rates, Scenario, Slo
+from traceprof.report.replayed import _sweep
+from traceprof.report.terminal import Page
 from traceprof.results import Results
 
 HERE = Path(__file__).parent
@@ -49,7 +55,7 @@ def vllm(*words):
         process.wait()
 
 
-def workload(path, n=40, seed=1, name="w", gap_s=0.0):
+def workload(path, n=40, seed=1, name="w", gap_s=0.0, warm=0, **meta):
     """Prompts as token ids that share beginnings, each with what it shares."""
     rng = random.Random(seed)
     prompts: list[list[int]] = []
@@ -62,12 +68,12 @@ def workload(path, n=40, seed=1, name="w", gap_s=0.0):
     rows = [
         replaying.row(
             i, gap_s * i, n=3, endpoint="ids", prompt_text=None, prompt_ids=prompt, input_tokens=len(prompt), model="a",
-            prefix_of=None if like[i] < 0 else int(like[i]), prefix_tokens=int(shared[i]),
+            warmup=i < warm, prefix_of=None if like[i] < 0 else int(like[i]), prefix_tokens=int(shared[i]),
         )
         for i, prompt in enumerate(prompts)
     ]  # fmt: skip
     (path / name).mkdir()
-    return replaying.workload(path / name, rows).path
+    return replaying.workload(path / name, rows, **meta).path
 
 
 def scene(paths, *engines, **more):
@@ -198,14 +204,123 @@ def test_a_model_that_is_not_served_is_an_error(tmp_path):
         replay(scene([workload(tmp_path, 3)], one), tmp_path / "r", QUICK)
 
 
-def told_at(limit):
-    """What a run says at a speed: its TTFT is the speed in seconds."""
+def test_a_run_is_whole_where_an_engine_tells_neither_capacity_nor_counts(tmp_path):
+    """No /metrics: room for all. No usage: answers are counted by the workload's tokenizer, and marked so."""
+    trained = vocabularies.byte_bpe()
+    trained.save(str(tmp_path / "tokenizer.json"))
+    told_of = {"tokenizer": {"name": "t", "exact": True, "reload": [str(tmp_path / "tokenizer.json"), None]}}
+    with vllm("nometrics") as a, vllm("nousage", "nometrics") as b:
+        found = replay(
+            scene([workload(tmp_path, **told_of)], vllm_at("a", a), vllm_at("b", b)), tmp_path / "r", QUICK
+        )
+    first, second = found.runs
+    assert first.told()["server"]["capacity_tokens"] is None
+    assert first.told()["cache"]["predicted_tokens"] > 0
+    assert "without counters" in first.told()["counters"]["trouble"]
+    assert set(first.requests()["tokens_source"]) == {"usage"}
+    assert set(second.requests()["tokens_source"]) == {"counted"}
+    assert second.requests()["output_tokens"].min() > 0
+    assert second.told()["cache"]["told_tokens"] is None
+
+
+def test_warm_up_is_in_no_hit_rate(tmp_path):
+    """Engine and model over the same requests."""
+    with vllm() as url:
+        found = replay(scene([workload(tmp_path, 60, warm=20)], vllm_at("a", url)), tmp_path / "r", QUICK)
+    told = found.runs[0].told()
+    assert told["cache"]["requests"] == told["cache"]["equal_requests"] == 60
+    assert (
+        told["cache"]["predicted_hit_rate"] == told["cache"]["told_hit_rate"] == told["summary"]["hit_rate"]
+    )
+    late = found.runs[0].requests().filter(~pl.col("warmup"))
+    assert told["summary"]["hit_rate"] == late["cached_tokens"].sum() / late["input_tokens"].sum()
+
+
+def test_a_resumed_run_keeps_its_salt_and_claims_nothing_of_counters_that_it_did_not_read(tmp_path):
+    """Both parts share one cache, so every hit is as predicted; counters of the first part are gone."""
+    stop = threading.Event()
+    with vllm("noflush", "0.02") as url:
+        todo = scene([workload(tmp_path, 30)], vllm_at("a", url), cache="salt")
+
+        def say(said):
+            if said.progress is not None and said.progress.ended >= 10:
+                stop.set()
+
+        replay(todo, tmp_path / "r", QUICK, stop=stop, say=say)
+        found = replay(todo, tmp_path / "r", QUICK, resume=True)
+    told = found.runs[0].told()
+    assert found.manifest["runs"][0]["salt"] == told["options"]["salt"]
+    assert told["cache"]["unexplained_tokens"] <= 4  # the one that was cut off had left its prompt there
+    assert told["cache"]["equal_requests"] >= 29
+    assert told["counters"]["against_requests"] == [] and "cut off" in told["counters"]["trouble"]
+
+
+def test_a_stop_is_heard_while_an_engine_is_waited_for(tmp_path):
+    """SIGTERM: the command ends within moments, not at the end of the wait."""
+    path = workload(tmp_path, 2)
+    words = [str(path), "--engine", "vllm=http://127.0.0.1:9", "--ready", "90", "--no-calibrate", "-o", "r"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "traceprof.cli.main", "replay", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0 and "stopp" in said and "Traceback" not in said
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hunter2@127.0.0.1:9",
+        "htp://me:hunter2@h",
+        "http://h:80x/hunter2",
+        "http://h/?api_key=hunter2",
+    ],
+)
+@pytest.mark.parametrize("before", ["", "vllm="])
+def test_nothing_of_a_url_but_its_host_is_printed(tmp_path, url, before):
+    """It may hold a password or a key."""
+    done = command(
+        workload(tmp_path, 2),
+        "--engine",
+        before + url,
+        "--ready",
+        "1",
+        "--no-calibrate",
+        "-o",
+        "r",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def told_at(late=None):
+    """What a run says at a speed: its TTFT is the speed in seconds; above `late` the client is."""
     return lambda step: {
         "summary": {
             "requests": 10, "outcomes": {"ok": 10}, "ttft": {"p99": step.speed},
-            "send_lag": {"valid": step.speed != limit, "reason": "late"},
+            "send_lag": {"valid": late is None or step.speed <= late, "reason": "late"},
         }
     }  # fmt: skip
+
+
+def swept(todo, ask):
+    """The runs of a sweep of a scenario, and what it found."""
+    steps, runs, told = campaign._steps(todo), [], None
+    with contextlib.suppress(StopIteration):
+        while True:
+            step = steps.send(told)
+            told = ask(step)
+            held, reasons = scenario.judge(todo.slo, told["summary"])
+            runs.append(
+                {
+                    "number": len(runs), "name": step.turn.engine.name, "workload": 0, "warmup": False, "speed": step.speed,
+                    "held": held, "reasons": reasons,
+                }
+            )  # fmt: skip
+    return runs, campaign._found(todo, runs)
 
 
 def test_a_sweep_runs_the_engines_in_turns_until_each_is_decided():
@@ -214,25 +329,26 @@ def test_a_sweep_runs_the_engines_in_turns_until_each_is_decided():
     todo = scene(
         ["w"], a, b, slo=Slo({("ttft", "p99"): 3.0}), sweep=Rates(1.0, 8.0, precision=0.1), options={}
     )
-    steps, runs, told = campaign._steps(todo), [], None
-    ask = told_at(None)
-    with contextlib.suppress(StopIteration):
-        while True:
-            step = steps.send(told)
-            told = ask(step)
-            verdict = scenario.judge(todo.slo, told["summary"])
-            runs.append(
-                {
-                    "number": len(runs), "name": step.turn.engine.name, "workload": 0, "warmup": False, "speed": step.speed,
-                    "held": verdict.holds, "reasons": verdict.reasons,
-                }
-            )  # fmt: skip
+    runs, found = swept(todo, told_at())
     assert [run["name"] for run in runs] == ["a", "b"] * (len(runs) // 2)
-    found = campaign._found(todo, runs)
     assert [one["name"] for one in found] == ["a", "b"]
     for one in found:
         assert 3.0 / 1.1 <= one["speed"] <= 3.0 < one["failed_at"] <= 3.0 * 1.1
-        assert len(one["trials"]) == len(runs) // 2
+        assert len(one["trials"]) == len(runs) // 2 and one["client_late_at"] is None
+
+
+@pytest.mark.parametrize(("late", "speed"), [(2.0, 1.0), (0.5, None)])
+def test_a_sweep_does_not_take_the_client_s_limit_for_the_engine_s(late, speed):
+    """It ends where the client was late, with what held before, and says so."""
+    a = Contender("a", engine("vllm"), "http://a")
+    todo = scene(["w"], a, slo=Slo({("ttft", "p99"): 30.0}), sweep=Rates(1.0, 8.0), options={})
+    runs, (found,) = swept(todo, told_at(late))
+    assert found["speed"] == speed and found["failed_at"] is None
+    assert found["client_late_at"] == runs[-1]["speed"] > late
+    shown = io.StringIO()
+    manifest = {"sweep": [found], "workloads": [{"span_us": 10_000_000, "requests": 10}]}
+    _sweep(found, manifest, Page(Console(file=shown, width=200)))
+    assert "the client could not send that fast" in " ".join(shown.getvalue().split())
 
 
 def command(*words, cwd):

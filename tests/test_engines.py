@@ -295,7 +295,7 @@ def test_where_nothing_answers_that_is_said():
     """Not taken for a plain server."""
     with answering() as told:
         url = told.url
-    with pytest.raises(TraceprofError, match="nothing answers at http"):
+    with pytest.raises(TraceprofError, match=r"nothing answers at 127\.0\.0\.1:"):
         server.find(url)
     with pytest.raises(UsageError, match="not the URL of a server"):
         server.find("localhost:8000")

@@ -82,15 +82,15 @@ WRONG = [
     ("pause_s = inf\n" + TWO, "pause_s is to be a number"),
     ("speed = 2\n" + TWO, "speed is not known; there are about, "),
     (TWO + "[engines.z]\n", "engines.z.url or launch is needed"),
-    (TWO + '[engines.z]\nurl = "u"\nlaunch = "vllm"\n', "engines.z.url or launch is needed, and not both"),
-    (TWO + '[engines.z]\nurl = "u"\nengine = "vlm"\n', "engines.z.engine: no engine is called 'vlm'"),
+    (TWO + '[engines.z]\nurl = "http://u"\nlaunch = "vllm"\n', "engines.z.url or launch is needed, and not both"),
+    (TWO + '[engines.z]\nurl = "http://u"\nengine = "vlm"\n', "engines.z.engine: no engine is called 'vlm'"),
     (
-        TWO + '[engines.z]\nurl = "u"\nvariables = {a = "b"}\n',
+        TWO + '[engines.z]\nurl = "http://u"\nvariables = {a = "b"}\n',
         "engines.z.variables and variant are for engines",
     ),
     (TWO + '[engines.z]\nlaunch = "vllm"\nvariables = {a = [1]}\n', "engines.z.variables.a is to be a text"),
-    (TWO + '[engines.z]\nurl = "u"\nkey = "secret"\n', "engines.z.key is not known"),
-    (TWO + '[engines."a/b"]\nurl = "u"\n', "is no name for a folder"),
+    (TWO + '[engines.z]\nurl = "http://u"\nkey = "secret"\n', "engines.z.key is not known"),
+    (TWO + '[engines."a/b"]\nurl = "http://u"\n', "is no name for a folder"),
     (TWO + '[options]\nmode = "fast"\n', "options: no mode fast"),
     (TWO + "[options]\nprocess = 2\n", "options.process is not known"),
     (TWO + '[options]\nprocesses = "2"\n', "options.processes is to be of type int"),
@@ -172,7 +172,7 @@ def test_engines_take_turns_as_asked(order, expected):
 
 def test_the_cache_is_parted_by_what_there_is(tmp_path):
     """First a flush, then a salt, then a restart; never silently not at all."""
-    one = read(tmp_path, TWO + '[engines.z]\nengine = "mlx_lm"\nurl = "u"\n')
+    one = read(tmp_path, TWO + '[engines.z]\nengine = "mlx_lm"\nurl = "http://u"\n')
     x, y, z = one.engines
     assert ways("auto", x, ["chat"]) == ("flush", "salt")
     assert ways("auto", y, ["chat"]) == ("flush", "restart")

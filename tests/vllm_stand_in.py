@@ -1,4 +1,4 @@
-"""A stand-in for vLLM that generates nothing and caches for real: `python vllm_stand_in.py PORT [noflush] [SECONDS]`.
+"""A stand-in for vLLM that generates nothing and caches for real: `python vllm_stand_in.py PORT [noflush] [nometrics] [nousage] [SECONDS]`.
 
 It takes prompts as token ids, keeps every block of BLOCK tokens that it has seen under the prompt's salt, tells each request how much of it
 was there, counts as vLLM counts, and forgets when asked. SECONDS is how long an answer takes.
@@ -25,6 +25,7 @@ class State:
     blocks: ClassVar[set[tuple[str, tuple[int, ...]]]] = set()
     counts: ClassVar[dict[str, int]] = dict.fromkeys(COUNTERS, 0)
     flushes = True
+    metrics = usage = True
     seconds = 0.0
 
     @classmethod
@@ -48,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        if self.path == "/metrics":
+        if self.path == "/metrics" and State.metrics:
             config = f'vllm:cache_config_info{{block_size="{BLOCK}",kv_cache_size_tokens="100000"}} 1\n'
             counts = (f"# TYPE {COUNTERS[n]} counter\n{COUNTERS[n]} {v}\n" for n, v in State.counts.items())
             self.answer(200, "text/plain", (config + "".join(counts)).encode())
@@ -79,7 +80,8 @@ class Handler(BaseHTTPRequestHandler):
         }
         events = [{"choices": [{"index": 0, "text": "x "}]} for _ in range(output)]
         events[-1]["choices"][0]["finish_reason"] = "length"  # type: ignore[assignment]
-        events.append({"choices": [], "usage": usage})  # type: ignore[dict-item]
+        if State.usage:
+            events.append({"choices": [], "usage": usage})  # type: ignore[dict-item]
         said = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
         self.answer(200, "text/event-stream", said.encode())
 
@@ -100,6 +102,8 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    State.flushes = "noflush" not in sys.argv
-    State.seconds = next((float(word) for word in sys.argv[2:] if word != "noflush"), 0.0)
+    State.flushes, State.metrics, State.usage = (
+        f"no{what}" not in sys.argv for what in ("flush", "metrics", "usage")
+    )
+    State.seconds = next((float(word) for word in sys.argv[2:] if not word.startswith("no")), 0.0)
     Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()

@@ -156,11 +156,12 @@ def _at(word: str, words: dict[str, Any]) -> Contender:
     from traceprof.errors import UsageError
     from traceprof.replay import server
     from traceprof.replay.scenario import NAME, Contender
-    from traceprof.replay.settings import Options
+    from traceprof.replay.settings import Options, Target
 
     name, sign, url = word.partition("=")
     if "://" in name or not sign:
         name, url = "", word
+    Target.of(url)  # says what is wrong with it
     key = Options(api_key_env=words["api_key_env"]).api_key()
     engine = engines.named(name) if name else None
     if engine is None:

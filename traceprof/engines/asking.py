@@ -60,7 +60,7 @@ def asker(
         handlers.append(urllib.request.HTTPSHandler(context=context))
     opener = urllib.request.build_opener(*handlers)
     if not url.startswith(("http://", "https://")):
-        raise UsageError(f"not the URL of a server: {url}", remedy="give one like http://127.0.0.1:8000")
+        raise UsageError("not the URL of a server", remedy="give one like http://127.0.0.1:8000")
     base = url.rstrip("/").removesuffix("/v1")  # which stands in the paths
 
     def ask(method: str, path: str, body: bytes | None) -> Reply:

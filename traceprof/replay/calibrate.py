@@ -56,12 +56,12 @@ def calibrate(
     """How much the client adds to TTFT and ITL under the busiest `seconds` of a workload, sent as `options` say."""
     part = busiest(workload, options, seconds)
     with tempfile.TemporaryDirectory(prefix="traceprof-") as folder:
-        small = _cut(workload, part, Path(folder) / "busiest.parquet")
+        small = _cut(workload, part, Path(folder) / "busiest.parquet", seconds)
         how = dataclasses.replace(
             options,
             model="null", api=None, mode="closed" if options.mode == "closed" else "open", history="recorded",
             pin_output=False, salt=None, retries=0, ca=None, api_key_env=None, keep_text=True, count=None,
-            first_byte_s=60.0, stall_s=60.0, drain_s=0.0,
+            max_connections=None, first_byte_s=60.0, stall_s=60.0, drain_s=0.0,
         )  # fmt: skip
         run = Run(Path(folder) / "000-null")
         run.path.mkdir()
@@ -100,10 +100,11 @@ def _gap_us(tokens: NDArray[np.int64], took_us: NDArray[np.int64]) -> int:
     return int(np.clip(np.median((took_us[told] - TTFT_US) / (tokens[told] - 1)), *GAPS_US))
 
 
-def _cut(workload: Workload, part: Busiest, path: Path) -> Workload:
+def _cut(workload: Workload, part: Busiest, path: Path, seconds: float) -> Workload:
     """These rows as a workload of their own, each sent by itself."""
     found: list[pa.RecordBatch] = []
     at = first_us = 0
+    longest = max(1, int(seconds * 1e6 / part.gap_us))  # no answer takes longer than the window
     for batch in workload.batches():
         low, high = max(part.first - at, 0), min(part.after - at, batch.num_rows)
         if low < high:
@@ -114,7 +115,9 @@ def _cut(workload: Workload, part: Busiest, path: Path) -> Workload:
             new = {
                 "index": pa.array(number), "arrival_us": pa.array(arrivals - first_us),
                 "parent": pa.nulls(len(number), pa.int64()), "warmup": pa.array(np.zeros(len(number), np.bool_)),
-                "output_tokens": pc.fill_null(rows.column("output_tokens"), DEFAULT_TOKENS),
+                "output_tokens": pc.min_element_wise(
+                    pc.fill_null(rows.column("output_tokens"), DEFAULT_TOKENS), pa.scalar(longest, pa.int32())
+                ),
             }  # fmt: skip
             columns = [new.get(name, rows.column(name)) for name in rows.schema.names]
             found.append(pa.RecordBatch.from_arrays(columns, schema=rows.schema))

@@ -20,7 +20,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
 import polars as pl
 
 from traceprof.engines.base import Engine
@@ -77,12 +76,14 @@ def replay(
     for workload in workloads.values():
         for one in scenario.engines:
             _ways(scenario, one, endpoints(workload))
-    _check(scenario, watched)
+    _check(scenario, watched, ended)
     results = _open(folder, _manifest(scenario, workloads), resume)
     manifest = results.manifest
     made = _Made(scenario, results, manifest, watched, ended, say)
     first = next(iter(workloads.values()))
     options = Options(**scenario.options)
+    if scenario.sweep is not None:
+        options = dataclasses.replace(options, speed=options.speed * scenario.sweep.high)
     if watched.calibrate and manifest["calibration"]["before"] is None:
         _calibrated("before", first, options, manifest, ended)
         made.save()
@@ -110,13 +111,18 @@ def replay(
     return Results(folder)
 
 
-def _check(scenario: Scenario, watching: Watching) -> None:
+def _check(scenario: Scenario, watching: Watching, stop: threading.Event) -> None:
     """Say what is wrong with an engine before anything is measured or written."""
     for one in scenario.engines:
         options = Options(**scenario.options, api_key_env=one.api_key_env)
         if one.url is not None:
             server.ready(
-                one.engine, one.url, watching.ready_s or READY_S, api_key=options.api_key(), ca=options.ca
+                one.engine,
+                one.url,
+                watching.ready_s or READY_S,
+                api_key=options.api_key(),
+                ca=options.ca,
+                stop=stop,
             )
             chosen_model(
                 one.model, server.models(one.engine, one.url, options.api_key(), options.ca), one.engine.label
@@ -139,7 +145,10 @@ Steps: TypeAlias = Generator[Step, "dict[str, Any] | None", None]
 
 
 def _steps(scenario: Scenario) -> Steps:
-    """The runs in their order: yields what to run, is sent what run.json then holds. A sweep needs that to know its next rate."""
+    """The runs in their order: yields what to run, is sent what run.json then holds. A sweep needs that to know its next rate.
+
+    A run whose client was late decides nothing, and a higher rate would not either: it ends the search of its engine.
+    """
     if scenario.sweep is None:
         for turn in scenarios.plan(scenario):
             yield Step(turn, 1.0)
@@ -159,35 +168,51 @@ def _steps(scenario: Scenario) -> Steps:
                 assert told is not None
                 repeats[one.name] += 1
                 held = scenarios.judge(scenario.slo, told["summary"]).holds
+                if held is None:
+                    del rates[one.name]
+                    continue
                 try:
-                    rates[one.name] = searches[one.name].send(bool(held))
+                    rates[one.name] = searches[one.name].send(held)
                 except StopIteration:
                     del rates[one.name]
 
 
 def _found(scenario: Scenario, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the sweep found, by workload and engine, from its runs: the highest rate that held, the lowest above it that did not."""
+    """What the sweep found, by workload and engine, from its runs.
+
+    speed           the highest that held
+    failed_at       the lowest above it that did not; null where none was seen to fail
+    client_late_at  the speed at which the client was late, so that nothing is known from there on
+    """
     assert scenario.slo is not None and scenario.sweep is not None
     found = []
     for workload in range(len(scenario.workloads)):
         for one in scenario.engines:
-            search, trials = scenarios.sweep(scenario.sweep), []
+            mine = [
+                run
+                for run in runs
+                if (run["name"], run["workload"], run["warmup"]) == (one.name, workload, False)
+            ]
+            search = scenarios.sweep(scenario.sweep)
             next(search)
-            try:
-                for run in runs:
-                    if (run["name"], run["workload"], run["warmup"]) == (one.name, workload, False):
-                        trials.append({k: run[k] for k in ("number", "speed", "held", "reasons")})
-                        search.send(bool(run["held"]))
-            except StopIteration as over:
-                found.append(
-                    {
-                        "workload": workload,
-                        "name": one.name,
-                        "speed": over.value.rate,
-                        "failed_at": over.value.failed_at,
-                        "trials": trials,
-                    }
-                )
+            decided = scenarios.Found(None, None, ())
+            late = None
+            for run in mine:
+                if run["held"] is None:
+                    late = run["speed"]
+                    held = [other["speed"] for other in mine if other["held"]]
+                    decided = scenarios.Found(max(held, default=None), None, ())
+                    break
+                try:
+                    search.send(run["held"])
+                except StopIteration as over:
+                    decided = over.value
+            found.append(
+                {
+                    "workload": workload, "name": one.name, "speed": decided.rate, "failed_at": decided.failed_at,
+                    "client_late_at": late, "trials": [{k: run[k] for k in ("number", "speed", "held", "reasons")} for run in mine],
+                }
+            )  # fmt: skip
     return found
 
 
@@ -222,7 +247,8 @@ def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[st
         "engines": [
             {
                 "name": one.name, "engine": one.engine.name, "at": None if one.url is None else Target.of(one.url).authority,
-                "launch": one.launch, "variant": one.variant, "model": one.model,
+                "launch": one.launch, "variant": one.variant, "variables": dict(one.variables), "cache": dict(one.cache),
+                "model": one.model,
             }
             for one in scenario.engines
         ],
@@ -313,59 +339,65 @@ class _Made(NamedTuple):
             runs.append(
                 {
                     "number": number, "name": turn.engine.name, "workload": self.scenario.workloads.index(turn.workload),
-                    "repeat": turn.repeat, "warmup": turn.warmup, "speed": step.speed, "state": "begun", "error": None,
+                    "repeat": turn.repeat, "warmup": turn.warmup, "speed": step.speed, "salt": None, "state": "begun", "error": None,
                     "held": None, "reasons": [],
                 }
             )  # fmt: skip
         state = runs[number]
-        if run.finished:
-            return run.told()
-        self.save()
-        if self.say is not None:
-            self.say(Said(number, of, turn.engine.name, None))
-
-        def say(progress: Progress) -> None:
-            if self.say is not None:
-                self.say(Said(number, of, turn.engine.name, progress))
-
-        try:
-            told = _run(self.scenario, self.watching, step, workload, run, resume, self.stop, say)
-        except TraceprofError as bad:
-            state |= {"state": "failed", "error": str(bad)}
+        told: dict[str, Any] | None = run.told()
+        if not told:
             self.save()
-            raise
+            self._say(number, of, turn, None)
+            try:
+                told = _run(
+                    self, step, workload, run, state, resume, lambda at: self._say(number, of, turn, at)
+                )
+            except server.StoppedError:
+                told = None
+            except TraceprofError as bad:
+                state |= {"state": "failed", "error": str(bad)}
+                self.save()
+                raise
         if told is None:
             state["state"] = "stopped"
         else:
             state |= {"state": "done", "error": None}
             if self.scenario.slo is not None:
-                state |= scenarios.judge(self.scenario.slo, told["summary"])._asdict()
-                state["held"] = state.pop("holds")
+                held, reasons = scenarios.judge(self.scenario.slo, told["summary"])
+                state |= {"held": held, "reasons": list(reasons)}
         self.save()
         return told
 
+    def _say(self, number: int, of: int | None, turn: Turn, progress: Progress | None) -> None:
+        if self.say is not None:
+            self.say(Said(number, of, turn.engine.name, progress))
+
 
 def _run(
-    scenario: Scenario,
-    watching: Watching,
+    made: _Made,
     step: Step,
     workload: Workload,
     run: Run,
+    state: dict[str, Any],
     resume: bool,
-    stop: threading.Event,
     say: Callable[[Progress], None],
 ) -> dict[str, Any] | None:
     """One run, from a fresh cache to what the engine's counters say; None where it was stopped."""
+    scenario, watching, stop = made.scenario, made.watching, made.stop
     one = step.turn.engine
     engine = one.engine
     options = Options(**scenario.options, api_key_env=one.api_key_env)
     key, ca, kinds = options.api_key(), options.ca, endpoints(workload)
-    with _served(one, scenario, run, watching) as (url, cold_start_s):
-        waited_s = server.ready(engine, url, watching.ready_s or READY_S, api_key=key, ca=ca)
+    with _served(one, scenario, run, watching, stop) as (url, cold_start_s):
+        waited_s = server.ready(engine, url, watching.ready_s or READY_S, api_key=key, ca=ca, stop=stop)
         models = server.models(engine, url, key, ca)
         model = chosen_model(one.model, models, engine.label)
-        resumed = resume and any(run.path.glob("requests-*.jsonl"))
-        isolation = _continued() if resumed else _isolated(scenario, one, url, model, options, kinds, run)
+        if resume and any(run.path.glob("requests-*.jsonl")):
+            isolation = _continued(state["salt"])
+        else:
+            isolation = _isolated(scenario, one, url, model, options, kinds, run)
+        state["salt"] = isolation["salt"]
+        made.save()
         held, settings = server.capacity(engine, url, key, ca), server.settings(engine, url, key, ca)
         facts = {
             "version": server.version(engine, url, key, ca), "models": models, "model": model,
@@ -373,7 +405,11 @@ def _run(
             "cold_start_s": cold_start_s, "ready_after_s": waited_s,
         }  # fmt: skip
         options = dataclasses.replace(
-            options, model=model, salt=isolation["salt"], speed=options.speed * step.speed
+            options,
+            model=model,
+            salt=isolation["salt"],
+            speed=options.speed * step.speed,
+            count=_counter(workload),
         )
         scraper, watch = scrape.Scraper(url, engine, key, ca), gpu.Watch()
         scraper.before()
@@ -385,17 +421,8 @@ def _run(
         told: dict[str, Any] = {"stopped": True}
         try:
             told = replay_run(
-                workload,
-                engine,
-                url,
-                options,
-                run,
-                resume=resume,
-                stop=stop,
-                progress=say,
-                began=began,
-                finish=lambda told: None,
-            )
+                workload, engine, url, options, run, resume=resume, stop=stop, progress=say, began=began, finish=lambda told: None
+            )  # fmt: skip
         finally:
             rows = scraper.after(0.0 if told["stopped"] else watching.settle_s, watching.quiet_s)
             gpus, samples = watch.stop()
@@ -404,26 +431,51 @@ def _run(
     scrape.write(run, rows)
     gpu.write(run, samples)
     requests = run.lines()
+    from_us = told["resumed_at_us"]
+    afresh = requests.filter(pl.col("sent_us") >= from_us) if from_us and one.launch is not None else requests
     expected = _predicted(
-        workload, engine, requests, held.tokens, {**_cache_options(one, kinds), **settings, **one.cache}
+        workload, engine, afresh, held.tokens, {**_cache_options(one, kinds), **settings, **one.cache}
     )
     told |= {
         "name": one.name, "repeat": step.turn.repeat, "warmup_run": step.turn.warmup, "speed": step.speed,
         "workload": str(workload.path), "server": facts, "isolation": {k: isolation[k] for k in ("how", "ok", "why")},
         "counters": {
-            **scrape.counted(engine, rows)._asdict(), "trouble": scraper.trouble, "missed_scrapes": scraper.missed,
-            "against_requests": scrape.reconcile(engine, rows, requests),
+            **scrape.counted(engine, rows)._asdict(), "missed_scrapes": scraper.missed,
+            "trouble": "the run was cut off: counters of its last part only" if from_us else scraper.trouble,
+            "against_requests": [] if from_us else scrape.reconcile(engine, rows, requests),
         },
         "gpu": gpus,
-        "cache": against(requests, expected, engine.cache),
+        "cache": against(afresh, expected, engine.cache),
     }  # fmt: skip
     run.finish(told, None if expected is None else expected.cached)
     return told
 
 
+class _Counter:
+    """Tokens of an answer by the workload's own tokenizer, for engines that do not tell; loaded when it is first needed."""
+
+    def __init__(self, reload: list[str | None]) -> None:
+        self._reload = reload
+        self._tokenizer: Any = None
+
+    def __call__(self, text: str) -> int:
+        """How many."""
+        from traceprof.tokenizer import load
+
+        if self._tokenizer is None:
+            self._tokenizer = load(*self._reload)
+        return len(self._tokenizer.encode([text], False).ids)
+
+
+def _counter(workload: Workload) -> Callable[[str], int] | None:
+    """None where the workload's tokenizer is none of a model, or cannot be had again."""
+    told = workload.meta.get("tokenizer") or {}
+    return _Counter(told["reload"]) if told.get("exact") and told.get("reload") else None
+
+
 @contextlib.contextmanager
 def _served(
-    one: Contender, scenario: Scenario, run: Run, watching: Watching
+    one: Contender, scenario: Scenario, run: Run, watching: Watching, stop: threading.Event
 ) -> Iterator[tuple[str, float | None]]:
     """Where the engine answers, and how long its start took where it is ours."""
     if one.url is not None:
@@ -435,13 +487,18 @@ def _served(
     if scenario.capacity_tokens is not None:
         variables |= recipe.pinned(scenario.capacity_tokens, one.variant)
     with launch.started(
-        recipe, variables, log=run.path / "engine.log", variant=one.variant, ready_s=watching.ready_s
+        recipe,
+        variables,
+        log=run.path / "engine.log",
+        variant=one.variant,
+        ready_s=watching.ready_s,
+        stop=stop,
     ) as there:
         yield there.url, there.cold_start_s
 
 
-def _continued() -> dict[str, Any]:
-    return {"how": "none", "ok": False, "why": "the run goes on from where it was cut off", "salt": None}
+def _continued(salt: str | None) -> dict[str, Any]:
+    return {"how": "none", "ok": False, "why": "the run goes on from where it was cut off", "salt": salt}
 
 
 def _ways(scenario: Scenario, one: Contender, kinds: set[str]) -> tuple[str, ...]:
@@ -530,35 +587,41 @@ def against(requests: pl.DataFrame, expected: Predicted | None, cache: str | Non
     """Cached tokens as the engine tells them, request by request, against those of its model.
 
     `prompts_of_other_length`: the engine counts other tokens than the workload, so its prompts are not quite the planned ones;
-    `unexplained_tokens`: told beyond what any cache could have of this run's own prompts, so they are from before it.
+    Hit rates leave warm-up out, as `summary.hit_rate` does; `unexplained_tokens`: told beyond what any cache could have of this run's own prompts, so they are from before it.
     """
     if expected is None:
         return None
     ended = requests.filter(pl.col("outcome").cast(pl.String) == "ok")
     at = ended["index"].to_numpy()
-    counted = ended["input_tokens"].cast(pl.Int64)
-    whole = int(counted.fill_null(0).sum())
-    model = expected.cached[at]
-    told = ended["cached_tokens"]
-    known = told.is_not_null().to_numpy()
-    said = told.fill_null(0).cast(pl.Int64).to_numpy()
+    length = ended["input_tokens"].cast(pl.Int64)
+    told = ended["cached_tokens"].cast(pl.Int64)
+    model = pl.Series(expected.cached[at])
+    known = told.is_not_null()
+    off = (told - model).drop_nulls()
+    measured = ~ended["warmup"]
     found: dict[str, Any] = {
         "model": cache,
         "requests": len(at),
-        "prompts_of_other_length": int((counted.is_not_null() & (counted != pl.Series(expected.prompt[at]))).sum()),
-        "predicted_tokens": int(np.maximum(model, 0).sum()),
-        "predicted_hit_rate": float(np.maximum(model, 0).sum() / whole) if whole else None,
+        "prompts_of_other_length": int((length.is_not_null() & (length != pl.Series(expected.prompt[at]))).sum()),
+        "predicted_tokens": int(model.sum()),
+        "predicted_hit_rate": _rate(model, length, measured),
         "told_requests": int(known.sum()),
         "told_tokens": None, "told_hit_rate": None, "equal_requests": None, "largest_difference": None, "unexplained_tokens": None,
     }  # fmt: skip
     if known.any():
-        of_told = int(ended.filter(pl.Series(known))["input_tokens"].fill_null(0).cast(pl.Int64).sum())
-        off = said[known] - model[known]
+        beyond = (told - pl.Series(expected.ceiling[at])).drop_nulls()
         found |= {
-            "told_tokens": int(said.sum()),
-            "told_hit_rate": float(said.sum() / of_told) if of_told else None,
+            "told_tokens": int(told.sum()),
+            "told_hit_rate": _rate(told, length, measured),
             "equal_requests": int((off == 0).sum()),
-            "largest_difference": int(np.abs(off).max()),
-            "unexplained_tokens": int(np.maximum(said[known] - expected.ceiling[at][known], 0).sum()),
+            "largest_difference": int(off.abs().max()),  # type: ignore[arg-type]
+            "unexplained_tokens": int(beyond.clip(lower_bound=0).sum()),
         }
     return found
+
+
+def _rate(cached: pl.Series, length: pl.Series, measured: pl.Series) -> float | None:
+    """Cached to prompt tokens of the requests that are no warm-up and whose cached tokens are known."""
+    mine = measured & cached.is_not_null() & length.is_not_null()
+    whole = int(length.filter(mine).sum())
+    return float(cached.filter(mine).sum() / whole) if whole else None

@@ -33,6 +33,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -283,6 +284,7 @@ def started(
     log: Path,
     variant: str | None = None,
     ready_s: float | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[Started]:
     """An engine from its start until the block ends; all that its processes print goes to `log`, their {folder} is gone with them.
 
@@ -296,7 +298,7 @@ def started(
     environment = {**os.environ, **{name: _fill(text, values) for name, text in plan.environment.items()}}
     if plan.compose is not None:
         environment |= {name.upper(): value for name, value in values.items()}
-    command, stop = _commands(plan, values)
+    command, clean = _commands(plan, values)
     url = f"http://127.0.0.1:{port}"
     running: list[subprocess.Popen[bytes]] = []
     try:
@@ -305,7 +307,7 @@ def started(
             for words in (*(_filled(words, values) for words in plan.beside), command):
                 process = _start(recipe, words, environment, out)
                 running.append(process)
-            _wait(recipe, url, ready_s or plan.ready_s, running, log)
+            _wait(recipe, url, ready_s or plan.ready_s, running, log, stop)
             if plan.load:
                 _load_model(recipe, url, plan, values, begun + (ready_s or plan.ready_s))
             cold_s = time.monotonic() - begun
@@ -313,10 +315,10 @@ def started(
     finally:
         for process in reversed(running):
             _stop(process, plan.stop_s)
-        if stop and running:
+        if clean and running:
             with log.open("ab") as out, contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 subprocess.run(
-                    stop, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, timeout=120, check=False
+                    clean, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, timeout=120, check=False
                 )  # fmt: skip
         shutil.rmtree(folder, ignore_errors=True)  # engines keep what they were sent in it
 
@@ -418,7 +420,12 @@ def _start(
 
 
 def _wait(
-    recipe: Recipe, url: str, ready_s: float, running: Sequence[subprocess.Popen[bytes]], log: Path
+    recipe: Recipe,
+    url: str,
+    ready_s: float,
+    running: Sequence[subprocess.Popen[bytes]],
+    log: Path,
+    stop: threading.Event | None,
 ) -> None:
     dead: list[subprocess.Popen[bytes]] = []
 
@@ -427,7 +434,9 @@ def _wait(
         return not dead
 
     try:
-        server.ready(recipe.engine, url, ready_s, alive=alive)
+        server.ready(recipe.engine, url, ready_s, alive=alive, stop=stop)
+    except server.StoppedError:
+        raise
     except TraceprofError as bad:
         if not alive():
             raise TraceprofError(

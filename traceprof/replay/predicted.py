@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from traceprof.workloads import Workload
 
 I64 = NDArray[np.int64]
+SPARE = 1024  # tokens of blocks that are not full, at most
 COLUMNS = ["index", "prefix_of", "prefix_tokens", "input_tokens", "model", "cache_salt"]
 
 
@@ -70,7 +71,8 @@ def predicted(
         ._replace(arrival_us=sent, first_us=first, end_us=np.maximum(end, first))
     )
     simulate = simulator(cache, token_bytes) if token_bytes else engine(cache).simulate
-    hits = simulate(traffic, capacity_tokens, **(options or {})).hit_tokens
+    room = int(traffic.total.sum()) + SPARE * (traffic.requests + 1)  # more changes nothing
+    hits = simulate(traffic, min(capacity_tokens, room), **(options or {})).hit_tokens
     cached, ceiling = np.full(len(rows), -1, np.int64), np.full(len(rows), -1, np.int64)
     cached[at] = hits
     ceiling[at] = traffic.shared()[1]

@@ -47,7 +47,7 @@ from traceprof import engines
 from traceprof.engines.base import Engine
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.replay.launch import Recipe
-from traceprof.replay.settings import Options
+from traceprof.replay.settings import Options, Target
 
 ORDERS = ("interleaved", "mirrored", "blocked")
 CACHES = ("auto", "flush", "salt", "restart", "keep")
@@ -246,6 +246,11 @@ def _contender(path: Path, name: str, told: Any) -> Contender:
     url, launch = take.text("url"), take.text("launch")
     if (url is None) == (launch is None):
         raise take.bad("url", "or launch is needed, and not both")
+    if url is not None:
+        try:
+            Target.of(url)
+        except UsageError as bad:
+            raise TraceprofError(f"engines.{name}.url: {bad.message}", path=path, remedy=bad.remedy) from None
     kind = take.text("engine")
     if kind is None and launch is not None:
         kind = launch if not launch.endswith(".toml") else Recipe.read(launch).engine.name

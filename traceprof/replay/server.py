@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from math import prod
@@ -18,10 +19,15 @@ from traceprof.engines import exposition
 from traceprof.engines.asking import Ask, Reply, asker
 from traceprof.engines.base import Capacity, Engine
 from traceprof.errors import TraceprofError
+from traceprof.replay.settings import Target
 
 _VERSION_KEYS = ("version", "build_info")
 _POLL_S = 0.1
 _UNKNOWN_PATH = (404, 405, 501)  # the server does not have it, or was not started with it
+
+
+class StoppedError(TraceprofError):
+    """The user gave up while an engine was waited for."""
 
 
 class Held(NamedTuple):
@@ -44,7 +50,9 @@ def find(url: str, api_key: str | None = None, ca: Path | None = None) -> Engine
     """The engine that answers at a URL; the plain one where it cannot be told."""
     ask = asking(url, api_key, ca)
     if ask("GET", "/", None).status == 0 and ask("GET", "/v1/models", None).status == 0:
-        raise TraceprofError(f"nothing answers at {url}", remedy="start the engine, or check the URL")
+        raise TraceprofError(
+            f"nothing answers at {Target.of(url).authority}", remedy="start the engine, or check the URL"
+        )
     return engines.engine(engines.detect(ask))
 
 
@@ -63,8 +71,9 @@ def ready(
     api_key: str | None = None,
     ca: Path | None = None,
     alive: Callable[[], bool] = lambda: True,
+    stop: threading.Event | None = None,
 ) -> float:
-    """Wait until an engine serves requests; the seconds that it took. `alive` says whether waiting is of any use."""
+    """Wait until an engine serves requests; the seconds that it took. `alive` says whether waiting is of any use, `stop` ends it."""
     ask = asking(url, api_key, ca, min(10, deadline_s))
     begun = time.monotonic()
     while True:
@@ -73,7 +82,8 @@ def ready(
             return time.monotonic() - begun
         if reply.status in (401, 403):
             raise TraceprofError(
-                f"{engine.label} at {url} wants a key ({reply.status})", remedy="give --api-key-env NAME"
+                f"{engine.label} at {Target.of(url).authority} wants a key ({reply.status})",
+                remedy="give --api-key-env NAME",
             )
         if not alive():
             raise TraceprofError(f"{engine.label} ended before it was ready")
@@ -81,10 +91,13 @@ def ready(
         if waited >= deadline_s:
             said = f"answered {reply.status}" if reply.status else "did not answer"
             raise TraceprofError(
-                f"{engine.label} at {url} was not ready after {deadline_s:g} s: {engine.ready} {said}",
+                f"{engine.label} at {Target.of(url).authority} was not ready after {deadline_s:g} s: {engine.ready} {said}",
                 remedy="start it, check the URL, or wait longer",
             )
-        time.sleep(min(_POLL_S, deadline_s))
+        if stop is None:
+            time.sleep(min(_POLL_S, deadline_s))
+        elif stop.wait(min(_POLL_S, deadline_s)):
+            raise StoppedError("stopped while an engine was waited for", remedy="go on with --resume")
 
 
 def _is_ready(engine: Engine, reply: Reply) -> bool:

@@ -96,7 +96,7 @@ class Target(NamedTuple):
         except ValueError:
             host = port = None
         if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-            raise UsageError(f"not the URL of a server: {url}", remedy="give one like http://127.0.0.1:8000")
+            raise UsageError("not the URL of a server", remedy="give one like http://127.0.0.1:8000")
         if parts.username or parts.password:
             raise UsageError(
                 f"the URL of {host} holds a password", remedy="put it into the environment: --api-key-env"

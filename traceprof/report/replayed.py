@@ -79,6 +79,15 @@ def _sweep(found: Told, manifest: Told, page: Page) -> None:
     whole = rows_of(manifest, "workloads")[at(found, "workload")]
     span = (at(whole, "span_us") or 0) / 1e6
     per_s = at(whole, "requests") / span if span else None
+    late = at(found, "client_late_at")
+    if late is not None:
+        known = (
+            "nothing is known of"
+            if speed is None
+            else f"holds the SLO at {speed:.3g} times the recorded rate; nothing is known above, of"
+        )
+        page.prose(f"{name}: {known} {late:.3g} times: the client could not send that fast", "bold")
+        return
     if speed is None:
         page.prose(f"{name} does not hold the SLO even at {failed:.3g} times the recorded rate", "bold")
         return
