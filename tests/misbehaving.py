@@ -61,6 +61,11 @@ class Faults:
     def reset_before(self, sock, asked):
         return _reset(sock)
 
+    def reset_while_working(self, sock, asked):
+        """Reads the request, computes, and dies before a word."""
+        self.server.until(self.server.now() + 0.3)
+        return _reset(sock)
+
     def reset_midstream(self, sock, asked):
         sock.sendall(HEAD + chunked(event("one ")) + chunked(event("two ")))
         return _reset(sock)

@@ -156,6 +156,15 @@ def test_a_closed_loop_reads_past_turns_that_wait(tmp_path, server):
     assert [r["index"] for r in run.requests().to_dicts()] == [0, *range(300, 310)]
 
 
+def test_a_closed_loop_does_not_wait_for_users_who_think(tmp_path, server):
+    """80 sessions whose second turns come after 5 s stand before 50 requests that can go at once."""
+    sessions = [turns(f"s{i}", 2 * i, [0.0] * 2, 5.0, n=1) for i in range(80)]
+    rows = [one for session in sessions for one in session] + [row(160 + i, n=1) for i in range(50)]
+    _, got = send(tmp_path, rows, server.url, mode="closed", concurrency=1)
+    sent = {r["index"]: r["sent_us"] for r in got}
+    assert max(sent[i] for i in range(160, 210)) < min(sent[i] for i in range(1, 160, 2))
+
+
 def test_an_empty_workload_is_over_at_once(tmp_path, server):
     """No request, no result, nothing valid to compare."""
     told, got = send(tmp_path, [], server.url)
@@ -180,12 +189,14 @@ def test_requests_at_once_have_a_connection_each(tmp_path):
 
 
 def test_the_number_of_connections_can_be_limited(tmp_path, server):
-    """Four at most: the rest wait, and are told to have been sent late."""
+    """Four at most: the rest wait, and are told to have been sent late, which is not the client's own doing."""
     told, got = send(tmp_path, [row(i) for i in range(20)], server.url, max_connections=4)
     assert len({one["connection"] for one in server.seen()}) <= 4
     assert {r["outcome"] for r in got} == {"ok"}
     assert told["client"]["processes"][0]["queued_for_connection"] == 16
-    assert not told["valid"] and "sent late" in told["invalid_because"]
+    assert not told["valid"] and "to wait for a connection" in told["invalid_because"]
+    lag = told["summary"]["send_lag"]
+    assert lag["client_p99_s"] < lag["connect_p99_s"] <= lag["p99_s"]
 
 
 def test_connections_can_be_opened_before_the_clock_runs(tmp_path, server):

@@ -15,6 +15,7 @@ import pytest
 from tests.knownserver import known_server
 from tests.misbehaving import HUGE, misbehaving
 from tests.replaying import OPENAI, new_run, row, send, turns, workload
+from traceprof.replay.clerk import Recorded
 from traceprof.replay.run import replay_run
 from traceprof.replay.settings import Options
 
@@ -227,6 +228,57 @@ def test_a_fresh_connection_that_is_reset_is_not_tried_again(tmp_path, server):
     assert got[0]["outcome"] == "reset"
     assert len(server.seen()) == 1
     assert told["client"]["processes"][0]["resent"] == 0
+
+
+def test_a_server_that_dies_at_work_on_a_reused_connection_is_not_asked_again(tmp_path, server):
+    """Streaming servers say nothing until the prompt is computed: a reset then is a reset, sent once."""
+    rows = turns("s", 0, [0.0] * 2, 0.0)
+    rows[1]["prompt_text"] = "fault=reset_while_working"
+    told, got = send(tmp_path, rows, server.url)
+    assert told["client"]["processes"][0]["reused"] == 1
+    assert told["client"]["processes"][0]["resent"] == 0
+    assert [r["outcome"] for r in got] == ["ok", "reset"]
+    assert len(server.seen()) == 2
+
+
+def test_a_run_that_was_stopped_before_a_retry_goes_on_with_it(tmp_path, server):
+    """The attempt that was cut is made again, under its next number; every row has its result."""
+    stop, run = threading.Event(), new_run(tmp_path)
+    w = workload(tmp_path, [faulty(0, "status_429_for_long"), row(1)])
+
+    def stop_later(progress):
+        if len(server.seen()) == 2:
+            stop.set()
+
+    assert replay_run(w, OPENAI, server.url, Options(retries=2), run, stop=stop, progress=stop_later)[
+        "stopped"
+    ]
+    told = replay_run(w, OPENAI, server.url, Options(), run, resume=True)
+    assert not told["stopped"] and told["requests_ended"] == 2
+    assert [(r["index"], r["attempt"], r["outcome"]) for r in run.requests().to_dicts()] == [
+        (0, 2, "http_error"),
+        (1, 0, "ok"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "ended", "attempts"),
+    [
+        ([(0, "http_error", False)], {}, {7: 1}),  # killed while the retry waited
+        ([(0, "http_error", False), (1, "cancelled", True)], {}, {7: 2}),
+        ([(0, "http_error", False), (1, "ok", True)], {7: 101}, {}),
+        ([(0, "cancelled", True), (1, "ok", True)], {7: 101}, {}),  # resumed before
+        ([(0, "ok", True)], {7: 100}, {}),
+    ],
+)
+def test_the_last_attempt_says_whether_a_request_is_sent_again(tmp_path, lines, ended, attempts):
+    """By the lines of a run that was cut off."""
+    rows = [
+        {"index": 7, "attempt": n, "outcome": outcome, "final": final, "end_us": 100 + n}
+        for n, outcome, final in lines
+    ]
+    (tmp_path / "requests-00.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert Recorded.of(tmp_path)[:2] == (ended, attempts)
 
 
 def test_half_an_answer_on_a_reused_connection_is_not_asked_for_again(tmp_path, server):

@@ -65,6 +65,20 @@ def test_other_tools_definitions_of_the_same_request():
     assert told("mlperf") == {"ttft": 0.32, "tpot": 0.16 / 3, "latency": 0.48}
 
 
+def test_the_send_lag_has_a_part_of_the_client_and_one_of_the_connection():
+    """30 ms late, of which 1 ms is the client's; a second attempt is in no lag."""
+    rows = [
+        row(0, intended_us=0, taken_up_us=1000, sent_us=30_000),
+        row(1, attempt=1, intended_us=0, taken_up_us=900_000, sent_us=900_000),
+    ]
+    found = latency.send_lag(frame(rows))
+    assert (found.p99_s, found.max_s, found.client_p99_s, found.connect_p99_s) == pytest.approx(
+        (0.03, 0.03, 0.001, 0.029)
+    )
+    assert not found.valid and "to wait for a connection, took 29.0 ms" in found.reason
+    assert "sent again" in latency.send_lag(frame(rows[1:])).reason
+
+
 def test_a_failed_request_is_counted_and_in_no_latency():
     """Warm-up and errors stand apart; a request that was never sent has no send lag."""
     rows = [

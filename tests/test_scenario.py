@@ -82,7 +82,10 @@ WRONG = [
     ("pause_s = inf\n" + TWO, "pause_s is to be a number"),
     ("speed = 2\n" + TWO, "speed is not known; there are about, "),
     (TWO + "[engines.z]\n", "engines.z.url or launch is needed"),
-    (TWO + '[engines.z]\nurl = "http://u"\nlaunch = "vllm"\n', "engines.z.url or launch is needed, and not both"),
+    (
+        TWO + '[engines.z]\nurl = "http://u"\nlaunch = "vllm"\n',
+        "engines.z.url or launch is needed, and not both",
+    ),
     (TWO + '[engines.z]\nurl = "http://u"\nengine = "vlm"\n', "engines.z.engine: no engine is called 'vlm'"),
     (
         TWO + '[engines.z]\nurl = "http://u"\nvariables = {a = "b"}\n',

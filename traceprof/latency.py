@@ -6,7 +6,8 @@ All times of a request are microseconds since its run's start (`schema.RESULT_RE
     E2E    end of the answer - intended time     engine that holds requests back cannot hide it (coordinated omission)
     TPOT   (E2E - TTFT) / (output tokens - 1)
     ITL    gaps between successive chunks with content, pooled over requests
-    send lag   sent - intended: what the client itself adds
+    send lag   sent - intended, of first attempts. Two parts: until the client took the request up, which is its own, and to connect
+               or to wait for one of --max-connections, which is not
 
 Only requests that ended well and were no warm-up are in any of them. Percentiles are linear between ranks (numpy's default).
 `as_defined_by` computes the same run in the definitions of vLLM bench, SGLang bench, AIPerf, GuideLLM, inference-perf and MLPerf.
@@ -83,12 +84,14 @@ def gaps(chunk_us: pl.Series) -> F64:
 
 
 class Lag(NamedTuple):
-    """What the client added before it sent."""
+    """How late requests were sent; seconds."""
 
     p50_s: float | None
     p99_s: float | None
     max_s: float | None
-    limit_s: float  # of the p99: above it the run is not valid for comparison
+    client_p99_s: float | None  # of the part until the client took the request up: its own
+    connect_p99_s: float | None  # of the part from there: to connect, or to wait for a connection
+    limit_s: float  # of p99_s: above it the run is not valid for comparison
     valid: bool
     reason: str | None
 
@@ -96,26 +99,35 @@ class Lag(NamedTuple):
 def send_lag(requests: pl.DataFrame) -> Lag:
     """How late requests were sent, whatever became of them, and whether that is too late to compare engines by it.
 
-    >>> late = pl.DataFrame({"warmup": [False], "outcome": ["ok"], "intended_us": [0], "sent_us": [9000], "first_token_us": [109_000],
-    ...     "last_token_us": [109_000], "end_us": [109_000], "chunk_us": [[109_000]], "output_tokens": [1]})
+    Of those that were sent at their first attempt: a retry comes late because the server asked for it.
+
+    >>> late = pl.DataFrame({"warmup": [False], "attempt": [0], "outcome": ["ok"], "intended_us": [0], "taken_up_us": [8900],
+    ...     "sent_us": [9000], "first_token_us": [109_000], "last_token_us": [109_000], "end_us": [109_000], "chunk_us": [[109_000]], "output_tokens": [1]})
     >>> send_lag(late).reason
     'requests were sent late by 9.0 ms (p99), more than 5.0 ms: the client or its machine is too slow for this workload'
     """
     sent = requests.filter(~pl.col("warmup") & pl.col("sent_us").is_not_null())
-    lag = _seconds(sent["sent_us"]) - _seconds(sent["intended_us"])
+    first = sent.filter(sent["attempt"] == 0)
     ttft = Latencies.of(requests).ttft
     ttft = ttft[~np.isnan(ttft)]
     limit = max(LAG_LIMIT_S, LAG_SHARE * float(np.median(ttft)) if len(ttft) else 0.0)
-    if not len(lag):
-        return Lag(None, None, None, limit, False, "nothing was sent")
+    if not len(first):
+        why = "every request was sent again: how late the first attempts were is not known"
+        return Lag(None, None, None, None, None, limit, False, why if len(sent) else "nothing was sent")
+    intended, left = _seconds(first["intended_us"]), _seconds(first["sent_us"])
+    taken_up = _seconds(first["taken_up_us"].fill_null(first["sent_us"]))
+    lag = left - intended
     p50, p99 = (float(v) for v in np.percentile(lag, (50, 99)))
+    client, connect = (float(np.percentile(part, 99)) for part in (taken_up - intended, left - taken_up))
     reason = None
     if p99 > limit:
+        whose = "the client or its machine is too slow for this workload"
+        if client <= limit:
+            whose = f"to connect, or to wait for a connection, took {1000 * connect:.1f} ms; --connections-ahead opens them before"
         reason = (
-            f"requests were sent late by {1000 * p99:.1f} ms (p99), more than {1000 * limit:.1f} ms: "
-            "the client or its machine is too slow for this workload"
+            f"requests were sent late by {1000 * p99:.1f} ms (p99), more than {1000 * limit:.1f} ms: {whose}"
         )
-    return Lag(p50, p99, float(lag.max()), limit, reason is None, reason)
+    return Lag(p50, p99, float(lag.max()), client, connect, limit, reason is None, reason)
 
 
 def window_s(requests: pl.DataFrame) -> float:

@@ -43,6 +43,7 @@ def _options(function: F) -> F:
         click.option("--ca", metavar="FILE", type=click.Path(dir_okay=False, exists=True), default=None, help="Certificates to trust, in place of the system's."),
         click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Sending processes; a session stays with one."),
         click.option("--max-connections", type=click.IntRange(1), default=None, help="Never more at once; requests wait, and the wait counts."),
+        click.option("--connections-ahead", type=click.IntRange(0), default=0, show_default=True, help="Connections to open before the clock runs, so that no request waits for one."),
         click.option("--first-byte", "first_byte_s", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True, help="Seconds until an answer must begin."),
         click.option("--stall", "stall_s", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds that it may pause."),
         click.option("--total", "total_s", type=click.FloatRange(0, min_open=True), default=3600.0, show_default=True, help="Seconds that it may take."),
@@ -98,7 +99,7 @@ def command(
 
 
 _CLIENT = (
-    "mode", "concurrency", "speed", "api", "history", "stream", "pin_output", "ca", "processes", "max_connections",
+    "mode", "concurrency", "speed", "api", "history", "stream", "pin_output", "ca", "processes", "max_connections", "connections_ahead",
     "first_byte_s", "stall_s", "total_s", "retries", "keep_text",
 )  # fmt: skip
 _PROTOCOL = ("repeats", "order", "cache", "warmup_runs", "capacity_tokens")

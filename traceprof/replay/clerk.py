@@ -30,7 +30,7 @@ from traceprof.engines.base import Engine
 from traceprof.engines.bodies import endpoint_of, request_of
 from traceprof.errors import TraceprofError
 from traceprof.replay.frames import Attempt, Frames, frame, pack_request, unpack_attempt
-from traceprof.replay.pacing import Planned
+from traceprof.replay.pacing import Pacer, Planned
 from traceprof.replay.settings import Options, Target
 from traceprof.workloads import Workload
 
@@ -59,14 +59,16 @@ class Recorded(NamedTuple):
     """What the lines of a run that was cut off say."""
 
     ended_us: dict[int, int]  # by index, of requests that are not to be sent again
-    attempts: dict[int, int]  # by index, of requests that were cut and are to be sent again: attempts made
+    attempts: dict[int, int]  # by index, of requests that are to be sent again: attempts made
     last_us: int  # latest time in them
 
     @classmethod
     def of(cls, folder: Path) -> Recorded:
-        """From all files of lines in a run's folder; a line that was cut counts as nothing."""
-        ended: dict[int, int] = {}
-        attempts: dict[int, int] = {}
+        """From all files of lines in a run's folder; a line that was cut counts as nothing.
+
+        The last attempt of a request says what becomes of it: it is sent again where that was cancelled, or was not to be the last.
+        """
+        latest: dict[int, tuple[int, int | None]] = {}  # attempt, and its end where that was the request's
         last = 0
         for file in sorted(folder.glob("requests-*.jsonl")):
             with file.open("rb") as lines:
@@ -76,11 +78,14 @@ class Recorded(NamedTuple):
                     row = orjson.loads(line)
                     index = row["index"]
                     last = max(last, row["end_us"])
-                    if row["outcome"] == "cancelled":
-                        attempts[index] = max(attempts.get(index, 0), row["attempt"] + 1)
-                    else:
-                        ended[index] = max(ended.get(index, 0), row["end_us"])
-        return cls(ended, {i: n for i, n in attempts.items() if i not in ended}, last)
+                    if index not in latest or row["attempt"] >= latest[index][0]:
+                        ended = row["outcome"] != "cancelled" and row.get("final", True)
+                        latest[index] = row["attempt"], row["end_us"] if ended else None
+        return cls(
+            {i: end for i, (_, end) in latest.items() if end is not None},
+            {i: attempt + 1 for i, (attempt, end) in latest.items() if end is None},
+            last,
+        )
 
 
 def mend(folder: Path) -> None:
@@ -109,7 +114,6 @@ class _Meta(NamedTuple):
     scheduled_us: int
     dialect: str
     size: int  # bytes of the request
-    parent: int | None
 
 
 class Clerk:
@@ -134,8 +138,9 @@ class Clerk:
             deque()
         )  # (scheduled, bytes) of what is with the client before its time
         self._ahead_bytes = 0
-        self._may_go = 0  # requests with the client that wait for no other
-        self._waiting: dict[int, int] = {}  # by parent not ended: requests with the client that wait for it
+        closed = shard.options.mode == "closed"
+        self._turns = Pacer("partly-open", from_us=shard.from_us) if closed else None  # whose time comes when
+        self._may_go = 0  # closed: requests with the client whose time has come
         self._history = _History() if shard.options.history == "live" else None
         self._known = Recorded.of(shard.folder)
         self._key = shard.options.api_key()
@@ -314,18 +319,12 @@ class Clerk:
                 self._lock.wait(0.02)
             if self._stopped:
                 return False
-            index, parent = planned.index, planned.parent
-            waits = (
-                self._options.mode != "open"
-                and parent is not None
-                and planned.parent_ended_us is None
-                and parent in self._pending
-            )
-            if waits:
-                assert parent is not None
-                self._waiting[parent] = self._waiting.get(parent, 0) + 1
+            index = planned.index
+            if self._turns is not None:
+                self._turns.add(planned._replace(scheduled_us=0))
             else:
-                self._may_go += 1
+                self._ahead.append((planned.scheduled_us, len(wire)))
+                self._ahead_bytes += len(wire)
             self._pending[index] = _Meta(
                 row["request_id"],
                 row["session_id"],
@@ -333,11 +332,8 @@ class Clerk:
                 planned.scheduled_us,
                 dialect,
                 len(wire),
-                parent,
             )
             self._pending_bytes += len(wire)
-            self._ahead.append((planned.scheduled_us, len(wire)))
-            self._ahead_bytes += len(wire)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the other thread says why
             self._send(pack_request(planned, self._known.attempts.get(index, 0), wire))
         return True
@@ -347,9 +343,11 @@ class Clerk:
         options = self._options
         if self._pending and self._pending_bytes + size > 4 * options.window_bytes:
             return False
-        if options.mode == "closed":
-            return self._may_go < 2 * options.concurrency + 64
         now_us = (time.monotonic_ns() - self._zero_ns) // 1000 if self._zero_ns else -1
+        if self._turns is not None:  # those of users who think do not count: others could go meanwhile
+            while self._turns.pop(max(now_us, self._shard.from_us)) is not None:
+                self._may_go += 1
+            return self._may_go < 2 * options.concurrency + 64
         while self._ahead and self._ahead[0][0] <= now_us:
             self._ahead_bytes -= self._ahead.popleft()[1]
         return not self._ahead or (
@@ -452,7 +450,9 @@ class Clerk:
         with self._lock:
             del self._pending[attempt.index]
             self._pending_bytes -= meta.size
-            self._may_go += self._waiting.pop(attempt.index, 0) - 1
+            if self._turns is not None:
+                self._turns.ended(attempt.index, row["end_us"])
+                self._may_go -= 1
             self._lock.notify_all()
         if self._history is not None:
             for planned, row in self._history.answered(attempt.index, answer):
@@ -488,8 +488,10 @@ class Clerk:
             "session_id": meta.session_id,
             "warmup": meta.warmup,
             "attempt": attempt.attempt,
+            "final": attempt.final,
             "scheduled_us": meta.scheduled_us,
             "intended_us": attempt.intended_us,
+            "taken_up_us": self._us(attempt.started_ns),
             "sent_us": self._us(attempt.sent_ns),
             "first_byte_us": self._us(attempt.first_ns),
             "first_token_us": answer and answer.first_token_us,

@@ -34,6 +34,7 @@ BURST = 32  # requests sent before answers are looked at again
 BACKLOG_BYTES = 256 << 20  # of answers that the clerk has not taken yet: above it nothing more is sent
 RETRIED = frozenset((408, 425, 429, 500, 502, 503, 504, 529))
 LONGEST_WAIT_S = 600.0
+AT_ONCE_NS = 5_000_000  # after the send: a connection that is closed by then was closed before the server saw the request
 US = 1000  # ns
 
 
@@ -55,6 +56,7 @@ class Client:
         self._queue: deque[Exchange] = deque()  # for a connection, where their number is limited
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = 0
+        self._trip_ns = 0  # the fastest connect: what word from the server takes at least
         self._all_told = self._stopped = False
         self.over = asyncio.Event()
         self._alarm = alarm(self._loop, self._tick)
@@ -157,7 +159,9 @@ class Client:
                 self._finish(exchange, outcome, why)
             self._serve_queue()
             return
-        self._facts.connect_us.append((monotonic_ns() - begun) // US)
+        took = monotonic_ns() - begun
+        self._trip_ns = min(self._trip_ns or took, took)
+        self._facts.connect_us.append(took // US)
         if exchange is not None and exchange in self._active:
             connection.send(exchange)
         else:
@@ -212,8 +216,10 @@ class Client:
             and not exchange.received
             and connection.used > 1
             and not exchange.resent
+            and monotonic_ns() - exchange.sent_ns <= max(AT_ONCE_NS, self._trip_ns)
         ):
-            # the server closed an idle connection while the request was on its way: nobody has seen it
+            # the server closed an idle connection while the request was on its way: nobody has seen it. Later than that it may
+            # have worked on it, and what the client saw is a reset
             exchange.resent = True
             exchange.clear()
             self._facts.resent += 1
@@ -238,6 +244,7 @@ class Client:
         if wait_s is not None:
             self._facts.retried += 1
             again = Exchange(index, exchange.attempt + 1, exchange.intended_us, exchange.wire)
+            again.started_ns = 0
             self._again[again] = self._loop.call_later(wait_s, self._retry, again)
             return
         del self._requests[index]

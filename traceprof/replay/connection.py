@@ -29,7 +29,7 @@ class Exchange:
     def __init__(self, index: int, attempt: int, intended_us: int, wire: bytes) -> None:
         self.index, self.attempt, self.intended_us, self.wire = index, attempt, intended_us, wire
         self.connection: Connection | None = None
-        self.started_ns = monotonic_ns()  # when it was taken up: what deadlines count from
+        self.started_ns = monotonic_ns()  # when it was taken up: what deadlines count from; 0 while it waits
         self.resent = False
         self.outcome = ""  # set with its end: `whole`, or what went wrong
         self.error_type = ""

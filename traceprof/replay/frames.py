@@ -23,7 +23,7 @@ from traceprof.replay.pacing import Planned
 
 _LENGTH = struct.Struct("=Ic")
 _REQUEST = struct.Struct("=qqqqqIH")
-_ATTEMPT = struct.Struct("=qHqqqqqHBBIqqI")
+_ATTEMPT = struct.Struct("=qHqqqqqqHBBIqqI")
 OUTCOMES = ("whole", "refused", "reset", "tls", "timeout", "stalled", "cancelled", "malformed")
 """How an attempt can end for the client; what a whole answer says is for the clerk to read."""
 NONE = -1
@@ -93,6 +93,7 @@ class Attempt(NamedTuple):
     index: int  # type: ignore[assignment]
     attempt: int
     intended_us: int
+    started_ns: int  # when it was taken up
     sent_ns: int
     first_ns: int
     end_ns: int
@@ -113,8 +114,8 @@ def pack_attempt(exchange: Exchange, end_ns: int, final: bool) -> bytes:
     error_type = exchange.error_type.encode("ascii", "replace")[:100]
     lengths = array("I", map(len, exchange.data))
     head = _ATTEMPT.pack(
-        exchange.index, exchange.attempt, exchange.intended_us, exchange.sent_ns, exchange.first_ns, end_ns,
-        len(exchange.wire), exchange.status, OUTCOMES.index(exchange.outcome), final, len(lengths),
+        exchange.index, exchange.attempt, exchange.intended_us, exchange.started_ns, exchange.sent_ns,
+        exchange.first_ns, end_ns, len(exchange.wire), exchange.status, OUTCOMES.index(exchange.outcome), final, len(lengths),
         exchange.received, len(content_type), len(error_type),
     )  # fmt: skip
     parts = [head, content_type, error_type, exchange.at.tobytes(), lengths.tobytes(), *exchange.data]
@@ -124,7 +125,7 @@ def pack_attempt(exchange: Exchange, end_ns: int, final: bool) -> bytes:
 def unpack_attempt(payload: bytes) -> Attempt:
     """What `pack_attempt` packed."""
     (
-        index, attempt, intended, sent, first, end, bytes_sent, status, outcome, final, count, received, of_type, of_error,
+        index, attempt, intended, started, sent, first, end, bytes_sent, status, outcome, final, count, received, of_type, of_error,
     ) = _ATTEMPT.unpack_from(payload)  # fmt: skip
     at = _ATTEMPT.size
     content_type = payload[at : at + of_type].decode("latin-1")
@@ -141,6 +142,6 @@ def unpack_attempt(payload: bytes) -> Attempt:
         pieces.append(payload[at : at + length])
         at += length
     return Attempt(
-        index, attempt, intended, sent, first, end, status, OUTCOMES[outcome], bool(final), error_type, content_type,
+        index, attempt, intended, started, sent, first, end, status, OUTCOMES[outcome], bool(final), error_type, content_type,
         bytes_sent, received, times, pieces,
     )  # fmt: skip

@@ -163,7 +163,7 @@ def _told(
         "engine": {"name": engine.name, "label": engine.label, "at": target.authority},
         "options": spelled(options),
         "requests": workload.requests,
-        "requests_ended": len(requests.filter(requests["outcome"].cast(str) != "cancelled")),
+        "requests_ended": _ended(requests),
         "stopped": True,
         "resumed_at_us": from_us or None,
         "zero_monotonic_ns": zero_ns,
@@ -174,6 +174,12 @@ def _told(
         "live_turns": live,
         "client": _client(clerks),
     }
+
+
+def _ended(requests: pl.DataFrame) -> int:
+    """Requests that are not to be sent again; the same as `Recorded` takes for ended."""
+    cut = (requests["outcome"].cast(str) == "cancelled") | ~requests["final"].fill_null(True)
+    return len(requests) - int(cut.sum())
 
 
 def spelled(options: Options) -> dict[str, Any]:
