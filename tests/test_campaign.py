@@ -391,6 +391,22 @@ def test_the_command_finds_the_engine_out_and_prints_what_came_of_it(tmp_path):
     assert [(run["name"], run["repeat"]) for run in json.loads(third.stdout)["runs"]] == [("x", 0), ("x", 1)]
 
 
+def test_how_requests_failed_is_printed_without_their_messages(tmp_path):
+    """Counts by outcome, status and type."""
+    rows = [replaying.row(i, **replaying.chat([{"role": "user", "content": "hi"}])) for i in range(3)]
+    path = replaying.workload(tmp_path, rows).path
+    with vllm() as url:
+        done = command(path, "--engine", f"vllm={url}", "-o", "r", "--no-calibrate", cwd=tmp_path)
+    said = " ".join(done.stdout.split())
+    assert "! run 0 (vllm): ended otherwise than well: 3 http_error (400 BadRequestError)" in said
+    assert (
+        "secret"
+        not in done.stdout
+        + done.stderr
+        + (tmp_path / "r" / "runs" / "000-vllm" / "requests-00.jsonl").read_text()
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

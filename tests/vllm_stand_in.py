@@ -70,6 +70,13 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200 if State.flushes else 404, "application/json", b'{"success": true}')
             return
         asked = json.loads(body)
+        if "prompt" not in asked:
+            self.answer(
+                400,
+                "application/json",
+                b'{"error": {"type": "BadRequestError", "message": "no: secret words"}}',
+            )
+            return
         output = asked["max_tokens"]
         cached = State.ask(asked.get("cache_salt", ""), asked["prompt"], output)
         time.sleep(State.seconds)

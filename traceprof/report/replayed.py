@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,12 @@ from traceprof.report.words import at, clean, duration, number, percent, plural,
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from traceprof.results import Results
+    from traceprof.results import Results, Run
 
 Told = Mapping[str, Any]
+NAME = 18  # characters of a run's name
+COLUMNS = ("ok", "req/s", "tok/s", "ttft p50", "p99", "tpot p50", "cached", "model")
+WIDTHS = (5, 7, 7, 9, 7, 9, 8, 8)  # 80 columns with the name
 
 
 def replayed(results: Results, console: Console) -> None:
@@ -28,12 +31,17 @@ def replayed(results: Results, console: Console) -> None:
         mine = [state for state in states if at(state, "workload") == n]
         if mine:
             _workload(workload, mine, runs, page)
+    page.line()
     for one in rows_of(manifest, "sweep"):
         _sweep(one, manifest, page)
     _client(manifest, page)
+    starts = {at(told, "name"): at(told, "server", "cold_start_s") for told in runs.values()}
+    if cold := ", ".join(f"{clean(name, 40)} {duration(s)}" for name, s in starts.items() if s is not None):
+        page.prose(f"Cold starts: {cold}.")
+    paths = {at(state, "number"): run for state, run in zip(states, results.runs, strict=False)}
     for state in states:
         name = f"run {at(state, 'number')} ({clean(at(state, 'name'), 40)})"
-        for note in _notes(state, runs.get(at(state, "number")) or {}):
+        for note in _notes(state, runs.get(at(state, "number")) or {}, paths.get(at(state, "number"))):
             page.prose(f"{name}: {note}", "yellow", first="! ")
 
 
@@ -41,10 +49,9 @@ def _workload(workload: Told, states: list[Told], runs: Mapping[int, Told], page
     variant, requests = clean(at(workload, "variant"), 20), at(workload, "requests")
     page.head(
         clean(Path(at(workload, "file")).name, 40),
-        f"{variant}, {plural(requests, 'request')}; TTFT and TPOT in ms, from the intended time",
+        f"{variant}, {plural(requests, 'request')}; latencies in ms",
     )
-    columns = ("ok", "req/s", "tok/s", "ttft p50", "p99", "tpot p50", "cached", "model")
-    page.line(page.text(f"  {'run':22}" + "".join(f"{name:>9}" for name in columns), "dim"))
+    page.line(page.text(f"  {'run':{NAME}}" + _row(COLUMNS), "dim"))
     for state in states:
         told = runs.get(at(state, "number")) or {}
         name = clean(at(state, "name"), 16) + (
@@ -53,7 +60,7 @@ def _workload(workload: Told, states: list[Told], runs: Mapping[int, Told], page
         if at(state, "warmup"):
             name += " warm-up"
         if not told:
-            page.line(f"  {name:22}{clean(at(state, 'state'), 20):>9}")
+            page.line(f"  {name[:NAME]:{NAME}}{clean(at(state, 'state'), 20):>9}")
             continue
         found = at(told, "summary") or {}
         cells = (
@@ -66,7 +73,11 @@ def _workload(workload: Told, states: list[Told], runs: Mapping[int, Told], page
             percent(at(found, "hit_rate")),
             percent(at(told, "cache", "predicted_hit_rate")),
         )
-        page.line(f"  {name:22}" + "".join(f"{cell:>9}" for cell in cells))
+        page.line(f"  {name[:NAME]:{NAME}}" + _row(cells))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
 
 
 def _ms(seconds: Any) -> str:
@@ -100,13 +111,28 @@ def _client(manifest: Told, page: Page) -> None:
     """What the client itself adds."""
     ttft, itl = at(manifest, "calibration", "ttft_p99_s"), at(manifest, "calibration", "itl_p99_s")
     if ttft is not None:
-        page.line()
         page.prose(
             f"This client adds at most {_ms(ttft)} ms to the p99 of TTFT and {_ms(itl)} ms to that of ITL: differences below that are its own."
         )
 
 
-def _notes(state: Told, told: Told) -> Iterator[str]:
+def _failed(run: Run | None) -> str:
+    """How requests failed, most often first: 3 http_error (400 BadRequestError), 1 reset."""
+    import polars as pl
+
+    if run is None:
+        return ""
+    ways = [pl.col(name).cast(pl.String) for name in ("outcome", "http_status", "error_type")]
+    found = (
+        run.requests().filter((pl.col("outcome").cast(pl.String) != "ok") & ~pl.col("warmup")).select(ways)
+    )
+    counts = found.group_by(pl.all()).len().sort("len", "outcome", descending=[True, False]).rows()[:5]
+    return ", ".join(
+        f"{n:,} {outcome}" + (f" ({clean(' '.join(word for word in why if word), 60)})" if any(why) else "") for outcome, *why, n in counts
+    )  # fmt: skip
+
+
+def _notes(state: Told, told: Told, run: Run | None) -> Iterator[str]:
     """What must be known before a run is compared."""
     if at(state, "state") != "done":
         error = at(state, "error")
@@ -114,9 +140,8 @@ def _notes(state: Told, told: Told) -> Iterator[str]:
         return
     if not at(told, "valid"):
         yield f"not to be compared: {clean(at(told, 'invalid_because'), 300)}"
-    outcomes = {k: v for k, v in (at(told, "summary", "outcomes") or {}).items() if k != "ok"}
-    if outcomes:
-        yield "ended otherwise than well: " + ", ".join(f"{v:,} {clean(k, 20)}" for k, v in outcomes.items())
+    if failed := _failed(run):
+        yield f"ended otherwise than well: {failed}"
     if not at(told, "isolation", "ok"):
         yield f"the cache may hold prompts of earlier runs: {clean(at(told, 'isolation', 'why'), 200)}"
     cache = at(told, "cache") or {}
@@ -140,6 +165,3 @@ def _notes(state: Told, told: Told) -> Iterator[str]:
         and at(told, "counters", "hit_rate") is not None
     ):
         yield f"no request is told its cached tokens; by the engine's counters the hit rate is {percent(at(told, 'counters', 'hit_rate'))}"
-    cold = at(told, "server", "cold_start_s")
-    if cold is not None:
-        yield f"cold start took {duration(cold)}"
