@@ -283,6 +283,18 @@ def test_a_recipe_that_is_wrong_is_refused_with_file_and_key(tmp_path, body, mes
     assert caught.value.path == str(tmp_path / "recipe.toml")
 
 
+@pytest.mark.parametrize("name", launch.names())
+def test_with_every_variable_given_a_recipe_lacks_at_most_its_program(name):
+    """Each variant, looked at before anything is started."""
+    recipe = Recipe.read(name)
+    given = {key: sys.executable if key == "python" else "x" for key in recipe.variables}
+    for variant in recipe.variants:
+        try:
+            launch.check(recipe, given, variant)
+        except TraceprofError as bad:
+            assert "cannot be started: there is no " in bad.message, (variant, bad)
+
+
 def test_what_is_not_there_is_said(tmp_path):
     """Recipes, variants and variables, each with those that there are."""
     with pytest.raises(UsageError, match="no such recipe"):

@@ -326,7 +326,7 @@ def started(
 def check(recipe: Recipe, variables: Mapping[str, str | int], variant: str | None = None) -> None:
     """Raise where it cannot be started with these variables: one is missing or not known, or there is no such program."""
     plan = recipe.variant(variant)
-    values = _values(recipe, plan, {**variables, "port": 0, "folder": ""})
+    values = _values(recipe, plan, {**variables, "port": 1, "folder": "."})
     for words in (*plan.beside, _commands(plan, values)[0]):
         _program(recipe, _fill(words[0], values), {**os.environ, **plan.environment})
 
