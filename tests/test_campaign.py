@@ -27,7 +27,7 @@ from traceprof.errors import TraceprofError
 from traceprof.replay import campaign, scenario
 from traceprof.replay.campaign import Watching, replay
 from traceprof.replay.scenario import Contender, Rates, Scenario, Slo
-from traceprof.report.replayed import _sweep
+from traceprof.report.replayed import _sweep, replayed
 from traceprof.report.terminal import Page
 from traceprof.results import Results
 
@@ -145,6 +145,11 @@ def test_hits_that_are_left_from_earlier_runs_are_told(tmp_path):
             scene([workload(tmp_path)], vllm_at("a", url), repeats=2, cache="keep"), tmp_path / "r", QUICK
         )
     first, second = (run.told()["cache"] for run in found.runs)
+    shown = io.StringIO()
+    replayed(found, Console(file=shown, width=80))
+    notes = " ".join(shown.getvalue().split())
+    assert "! run 1 (a): the engine tells " in notes and "! run 0 (a): the engine tells" not in notes
+    assert "cannot be of this run's own prompts" in notes
     assert first["unexplained_tokens"] == 0
     left_over = (
         second["told_tokens"] - first["told_tokens"]
@@ -387,6 +392,8 @@ def test_the_command_finds_the_engine_out_and_prints_what_came_of_it(tmp_path):
             f'workloads = ["{path}"]\nrepeats = 2\n[engines.x]\nengine = "vllm"\nurl = "{url}"\n[slo]\nttft_p99_s = 60.0\n'
         )
         third = command("--scenario", "s.toml", "-o", "t", "--no-calibrate", "--json", cwd=tmp_path)
+        shown = command("--scenario", "s.toml", "-o", "u", "--no-calibrate", cwd=tmp_path)
+    assert "Run 0 (x) holds the SLO." in shown.stdout
     assert third.returncode == 0, third.stderr
     assert [(run["name"], run["repeat"]) for run in json.loads(third.stdout)["runs"]] == [("x", 0), ("x", 1)]
 

@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from traceprof import engines
-from traceprof.cli.engines import command
+from traceprof.cli.main import cli
 
 
 def said(*words: str) -> str:
     """What the verb prints."""
-    result = CliRunner().invoke(command, list(words), catch_exceptions=False)
+    result = CliRunner().invoke(cli, ["engines", *words], catch_exceptions=False)
     assert result.exit_code == 0
     return result.output
 

@@ -186,3 +186,9 @@ def test_a_folder_without_results_is_named(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(TraceprofError, match="unreadable"):
         results.Results(tmp_path)
+
+
+def test_a_tool_that_is_not_known_is_said():
+    """With the names that are."""
+    with pytest.raises(TraceprofError, match="no tool is called vllm; one of vllm_bench, sglang_bench"):
+        latency.as_defined_by("vllm", frame([row()]))

@@ -196,7 +196,7 @@ def run_of(ttft_ms, failed=0, lag_ms=0):
     """A run's summary: answers of two tokens, 10 ms apart."""
     rows = [
         {
-            "warmup": False, "outcome": "ok", "intended_us": 0, "sent_us": 1000 * lag_ms, "first_token_us": 1000 * ms,
+            "warmup": False, "attempt": 0, "outcome": "ok", "intended_us": 0, "taken_up_us": 1000 * lag_ms, "sent_us": 1000 * lag_ms, "first_token_us": 1000 * ms,
             "last_token_us": 1000 * ms + 10_000, "end_us": 1000 * ms + 10_000, "chunk_us": [1000 * ms, 1000 * ms + 10_000],
             "output_tokens": 2, "input_tokens": 5, "cached_tokens": None,
         }
@@ -227,7 +227,7 @@ def test_a_run_without_answers_holds_nothing():
     """There is no TTFT to be below a limit."""
     rows = pl.DataFrame(
         {
-            "warmup": [False], "outcome": ["refused"], "intended_us": [0], "sent_us": [0], "first_token_us": [None], "last_token_us": [None],
+            "warmup": [False], "attempt": [0], "outcome": ["refused"], "intended_us": [0], "taken_up_us": [0], "sent_us": [0], "first_token_us": [None], "last_token_us": [None],
             "end_us": [5], "chunk_us": [[]], "output_tokens": [None], "input_tokens": [None], "cached_tokens": [None],
         },
         schema_overrides={

@@ -22,6 +22,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from traceprof.errors import UsageError
+
 F64: TypeAlias = NDArray[np.float64]
 
 US = 1e6
@@ -250,7 +252,8 @@ def as_defined_by(tool: str, requests: pl.DataFrame) -> dict[str, dict[str, floa
             "request_latency": end - start,
         }
     else:
-        assert tool == "mlperf", tool
+        if tool != "mlperf":
+            raise UsageError(f"no tool is called {tool}", remedy=f"one of {', '.join(TOOLS)}")
         found = {
             "ttft": first - scheduled,
             "tpot": _per_token(end - first, n - 1),

@@ -48,7 +48,7 @@ def _options(function: F) -> F:
         click.option("--stall", "stall_s", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds that it may pause."),
         click.option("--total", "total_s", type=click.FloatRange(0, min_open=True), default=3600.0, show_default=True, help="Seconds that it may take."),
         click.option("--retries", type=click.IntRange(0), default=0, show_default=True, help="Of refused, reset, 429 and 5xx: each attempt is recorded, and latencies count from the first."),
-        click.option("--ready", "ready_s", type=click.FloatRange(0, min_open=True), default=None, help="Seconds that an engine may take to be ready.  [default: what its recipe says, else 600]"),
+        click.option("--ready", "ready_s", type=click.FloatRange(0, min_open=True), default=None, help="Seconds that an engine may take to be ready.  [default: what its recipe says; 60 where it runs already]"),
         click.option("--scrape", "scrape_s", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds between readings of an engine's counters; 0: only before and after."),
         click.option("--calibrate/--no-calibrate", default=True, show_default=True, help="Measure what this client itself adds, before and after, against a server that does nothing."),
         click.option("--keep-text", is_flag=True, help="Keep the answers' text in the results."),

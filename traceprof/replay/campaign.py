@@ -34,7 +34,7 @@ from traceprof.replay.settings import Options, Target
 from traceprof.results import Results, Run, new_run, write_manifest
 from traceprof.workloads import Workload
 
-READY_S = 600.0  # for an engine that runs already
+READY_S = 60.0  # for an engine that runs already
 UNLIMITED = 1 << 40  # tokens, where an engine does not tell what it holds
 
 

@@ -11,7 +11,7 @@
 
     [engines.a]                     # in the order in which they take turns
     engine = "vllm"                 # without it, what its name says (vllm-a), else the plain one
-    url = "http://127.0.0.1:8000"   # or launch = "vllm", with variant = "gpu" and variables = {model = "..."}
+    url = "http://127.0.0.1:8000"   # or launch = "vllm:gpu", with variables = {model = "..."}
     cache = {block_size = 16}       # options of the model of its cache (docs/engines.md) that it does not tell itself
     model = "..."
     api_key_env = "NAME"
@@ -244,6 +244,8 @@ def _contender(path: Path, name: str, told: Any) -> Contender:
             f"engines.{name} is no name for a folder", path=path, remedy="use letters, digits, . _ and -"
         )
     url, launch = take.text("url"), take.text("launch")
+    launch, _, variant = (launch or "").partition(":")  # as --launch takes it
+    launch = launch or None
     if (url is None) == (launch is None):
         raise take.bad("url", "or launch is needed, and not both")
     if url is not None:
@@ -259,7 +261,7 @@ def _contender(path: Path, name: str, told: Any) -> Contender:
     except UsageError as bad:
         raise TraceprofError(f"engines.{name}.engine: {bad.message}", path=path, remedy=bad.remedy) from None
     made = Contender(
-        name, engine, url, launch, take.text("variant"), take.texts("variables"), take.table("cache"),
+        name, engine, url, launch, take.text("variant") or variant or None, take.texts("variables"), take.table("cache"),
         take.text("model"), take.text("api_key_env"),
     )  # fmt: skip
     take.nothing_else()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Told = Mapping[str, Any]
 NAME = 18  # characters of a run's name
+NOTABLE = 0.02  # difference of hit rates that is told
 COLUMNS = ("ok", "req/s", "tok/s", "ttft p50", "p99", "tpot p50", "cached", "model")
 WIDTHS = (5, 7, 7, 9, 7, 9, 8, 8)  # 80 columns with the name
 
@@ -34,6 +35,9 @@ def replayed(results: Results, console: Console) -> None:
     page.line()
     for one in rows_of(manifest, "sweep"):
         _sweep(one, manifest, page)
+    if at(manifest, "sweep") is None:
+        for state in states:
+            _slo(state, page)
     _client(manifest, page)
     starts = {at(told, "name"): at(told, "server", "cold_start_s") for told in runs.values()}
     if cold := ", ".join(f"{clean(name, 40)} {duration(s)}" for name, s in starts.items() if s is not None):
@@ -107,6 +111,14 @@ def _sweep(found: Told, manifest: Told, page: Page) -> None:
     page.prose(f"{name} holds the SLO up to {speed:.3g} times the recorded rate{rate} ({above})", "bold")
 
 
+def _slo(state: Told, page: Page) -> None:
+    """Whether a run held it, where there is one."""
+    if at(state, "held") is not None:
+        reasons = "; ".join(clean(why, 100) for why in rows_of(state, "reasons"))
+        held = "holds the SLO" if at(state, "held") else f"does not hold the SLO: {reasons}"
+        page.prose(f"Run {at(state, 'number')} ({clean(at(state, 'name'), 40)}) {held}.")
+
+
 def _client(manifest: Told, page: Page) -> None:
     """What the client itself adds."""
     ttft, itl = at(manifest, "calibration", "ttft_p99_s"), at(manifest, "calibration", "itl_p99_s")
@@ -150,6 +162,13 @@ def _notes(state: Told, told: Told, run: Run | None) -> Iterator[str]:
         yield (
             f"{plural(other, 'prompt')} had another number of tokens than planned: another tokenizer or chat template, or parts of messages "
             "that the engine joins in its own way; the model of its cache knows only the plan"
+        )
+    told_rate, predicted_rate = at(cache, "told_hit_rate"), at(cache, "predicted_hit_rate")
+    if told_rate is not None and predicted_rate is not None and abs(told_rate - predicted_rate) >= NOTABLE:
+        yield (
+            f"the engine tells {percent(told_rate)} cached, the model of its cache has {percent(predicted_rate)}; "
+            f"{short(at(cache, 'equal_requests'))} of {short(at(cache, 'told_requests'))} requests are equal. Requests side by side can cost that much; "
+            "else its flags, its memory or other users are not as assumed"
         )
     unexplained, of = at(cache, "unexplained_tokens"), at(cache, "told_tokens")
     if unexplained and unexplained > 0.01 * of:

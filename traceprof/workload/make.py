@@ -153,6 +153,11 @@ def _notes(
         said.append(f"{_requests(media)} with text in place of images, audio or files")
     if source.times != "recorded" and asked.rate is None and asked.users is None:
         said.append(_UNTIMED[source.times])
+    span_s = int(rows.plan.arrival_us[-1]) / 1e6
+    if asked.rate is not None and span_s and abs(len(there) / span_s / asked.rate - 1) > 0.2:
+        said.append(
+            f"{len(there) / span_s:.3g} requests a second over all of it, not {asked.rate:g}: sessions begin at that rate, and so few of them run up and down again"
+        )
     if (models := there["model"].n_unique()) > 1:
         said.append(_MODELS[asked.engine_per_model].format(models))
     if failed := int((there["status"] == "error").sum()):
