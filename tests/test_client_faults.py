@@ -134,10 +134,10 @@ def test_retries_are_attempts_of_their_own(tmp_path, server):
     run = new_run(tmp_path)
     _, got = send(tmp_path, [faulty(0, "status_503_twice")], server.url, run=run, retries=3)
     lines = [json.loads(line) for line in (run.path / "requests-00.jsonl").read_text().splitlines()]
-    assert [(line["attempt"], line["outcome"]) for line in lines] == [
-        (0, "http_error"),
-        (1, "http_error"),
-        (2, "ok"),
+    assert [(line["attempt"], line["outcome"], line["final"]) for line in lines] == [
+        (0, "http_error", False),
+        (1, "http_error", False),
+        (2, "ok", True),
     ]
     assert len({line["intended_us"] for line in lines}) == 1
     assert [(r["attempt"], r["outcome"]) for r in got] == [(2, "ok")]
@@ -211,7 +211,8 @@ def test_stopping_does_not_wait_for_a_retry(tmp_path, server):
 
     told = replay_run(w, OPENAI, server.url, Options(retries=2), run, stop=stop, progress=stop_later)
     assert told["stopped"] and not run.finished
-    assert [(r["attempt"], r["outcome"]) for r in run.requests().to_dicts()] == [(1, "cancelled")]
+    (left,) = run.requests().to_dicts()
+    assert (left["attempt"], left["outcome"], left["taken_up_us"]) == (1, "cancelled", None)
 
 
 def test_a_connection_that_was_closed_between_requests_is_replaced_unseen(tmp_path, server):
@@ -268,6 +269,7 @@ def test_a_run_that_was_stopped_before_a_retry_goes_on_with_it(tmp_path, server)
         ([(0, "http_error", False), (1, "cancelled", True)], {}, {7: 2}),
         ([(0, "http_error", False), (1, "ok", True)], {7: 101}, {}),
         ([(0, "cancelled", True), (1, "ok", True)], {7: 101}, {}),  # resumed before
+        ([(1, "cancelled", True), (0, "http_error", False)], {}, {7: 2}),  # in files of other processes
         ([(0, "ok", True)], {7: 100}, {}),
     ],
 )
