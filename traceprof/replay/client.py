@@ -34,6 +34,7 @@ BURST = 32  # requests sent before answers are looked at again
 BACKLOG_BYTES = 256 << 20  # of answers that the clerk has not taken yet: above it nothing more is sent
 RETRIED = frozenset((408, 425, 429, 500, 502, 503, 504, 529))
 LONGEST_WAIT_S = 600.0
+TICK_S = 0.002  # by which a timer of the loop may be early
 AT_ONCE_NS = 5_000_000  # after the send: a connection that is closed by then was closed before the server saw the request
 US = 1000  # ns
 
@@ -245,7 +246,7 @@ class Client:
             self._facts.retried += 1
             again = Exchange(index, exchange.attempt + 1, exchange.intended_us, exchange.wire)
             again.started_ns = 0
-            self._again[again] = self._loop.call_later(wait_s, self._retry, again)
+            self._again[again] = self._loop.call_later(wait_s + TICK_S, self._retry, again)
             return
         del self._requests[index]
         self._pacer.ended(index, (end_ns - self._zero_ns) // US)
