@@ -26,6 +26,7 @@ from traceprof.lab import LARGE, SLOW, Lab, Machine, machine_part, providers_par
 from traceprof.load import concurrency as flight
 from traceprof.load.arrivals import arrivals
 from traceprof.load.lengths import lengths
+from traceprof.load.models import answered_by
 from traceprof.load.sessions import sessions
 from traceprof.prefix import over_time as by_time
 from traceprof.prefix.blocks import SCHEME
@@ -33,7 +34,7 @@ from traceprof.prefix.reuse import MissRatioCurve
 from traceprof.prefix.tree import RadixTree, Stats, TopPrefix, hit_tokens
 from traceprof.remedies import SAMPLE_TOKENS, find_breakers
 from traceprof.tokenizer import Tokenizer
-from traceprof.tokens import UNUSABLE, TokenizerInfo, chunks, loaded, tokenizer_of
+from traceprof.tokens import UNUSABLE, TokenizerInfo, chunks, loaded, sizes_of, tokenizer_of
 from traceprof.trace import Trace, staged, write_json
 from traceprof.verdict import verdict
 from traceprof.workers import Progress
@@ -225,25 +226,14 @@ def _load(trace: Trace) -> pl.DataFrame:
         ),
         engine_load=~pl.col("served_from_response_cache").fill_null(False),
     )
-    # a request without an answer goes to the model that its alias always got, if there is but one
-    alias = (
-        rows.filter(pl.col("model_served").is_not_null() & pl.col("model_requested").is_not_null())
-        .group_by("model_requested")
-        .agg(pl.col("model_served").unique())
-        .filter(pl.col("model_served").list.len() == 1)
-        .with_columns(usual=pl.col("model_served").list.first())
-        .select("model_requested", "usual")
-    )
-    return rows.join(alias, on="model_requested", how="left", maintain_order="left").with_columns(
-        model=pl.coalesce("model_served", "usual", "model_requested")
-    )
+    return answered_by(rows, "model")
 
 
 def _prompts(
     trace: Trace, rows: pl.DataFrame, info: TokenizerInfo | None, left_out: list[dict[str, str]]
 ) -> Prompts | None:
     """Which requests the prefix measures run over; None when the trace identifies no prompt."""
-    sizes = _sizes(trace, len(rows))
+    sizes = sizes_of(trace, len(rows))
     if sizes is None:
         left_out.append(
             {
@@ -262,8 +252,8 @@ def _prompts(
                 "reason": "a gateway's response cache answered them: no engine saw them",
             }
         )
-    with_ids = (sizes.input >= 0) & ~sizes.hashed & counted
-    with_hashes = (sizes.input >= 0) & sizes.hashed & counted
+    with_ids = (sizes.symbols >= 0) & ~sizes.hashed & counted
+    with_hashes = (sizes.symbols >= 0) & sizes.hashed & counted
     units = rows["block_size"].fill_null(0).to_numpy()
     groups = {int(u): int(with_hashes[units == u].sum()) for u in np.unique(units[with_hashes])}
     groups[1] = groups.get(1, 0) + int(with_ids.sum())
@@ -284,12 +274,12 @@ def _prompts(
                     "reason": f"known in units of {other} tokens, not {unit}: profile them apart",
                 }
             )
-    unknown = int((counted & (sizes.input < 0)).sum())
+    unknown = int((counted & (sizes.symbols < 0)).sum())
     if unknown:
         left_out.append(
             {
                 "measure": f"prefixes of {unknown:,} requests",
-                "reason": _why_unknown(rows.filter(counted & (sizes.input < 0)), info),
+                "reason": _why_unknown(rows.filter(counted & (sizes.symbols < 0)), info),
             }
         )
     at = np.flatnonzero(chosen)
@@ -297,7 +287,7 @@ def _prompts(
     if column == "input_ids" and info is not None and not info.exact:
         keys.append("content_level")  # ids of the log's own tokenizer mean something else than ours
     roots = rows[at.tolist()].select(pl.struct(keys).rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
-    symbols = sizes.input[at]
+    symbols = sizes.symbols[at]
     tokens = symbols
     if column == "block_hashes":
         counted = sizes.length[at]
@@ -320,33 +310,6 @@ def _why_unknown(rows: pl.DataFrame, info: TokenizerInfo | None) -> str:
     if rest := len(rows) - cut - failed:
         said.append(f"the log does not hold {f'the prompts of {rest:,}' if said else 'their prompts'}")
     return "; ".join(said)
-
-
-class _Sizes(NamedTuple):
-    input: NDArray[np.int64]  # symbols of each row's prompt, -1 when not known
-    hashed: NDArray[np.bool_]  # whether they are block hashes
-    output: NDArray[np.int64]  # output tokens of each row, -1 when not known
-    length: NDArray[np.int64]  # tokens of prompts that were hashed under a key, -1 elsewhere
-
-
-def _sizes(trace: Trace, n: int) -> _Sizes | None:
-    """Lengths of the lists in tokens/, without reading them; None when there is no tokens/."""
-    if not trace.parts("tokens"):
-        return None
-    wanted = ("input_symbols", "output_symbols", "block_size", "input_length", "output_length")
-    got = trace.scan("tokens").select(pl.col(wanted).cast(pl.Int64)).collect()
-    if len(got) != n:
-        raise TraceprofError(
-            f"holds {len(got):,} rows for {n:,} requests",
-            path=trace.path / "tokens",
-            remedy="run traceprof tokenize",
-        )
-    return _Sizes(
-        got["input_symbols"].fill_null(-1).to_numpy(),
-        got["block_size"].is_not_null().to_numpy(),
-        got.select(pl.coalesce("output_length", "output_symbols").fill_null(-1)).to_series().to_numpy(),
-        got["input_length"].fill_null(-1).to_numpy(),
-    )
 
 
 def measure_prefix(trace: Trace, rows: pl.DataFrame, prompts: Prompts, say: Progress) -> Prefix:

@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from traceprof.errors import TraceprofError
+from traceprof.load.models import answered_by
 from traceprof.prefix import breakers
 from traceprof.prefix.breakers import REMEDIES, Candidate, Prompt
 from traceprof.prefix.tree import RadixTree, sequences
@@ -287,16 +288,7 @@ def _roots(seen: pl.DataFrame, keys: Sequence[str]) -> I64:
 def _with_models(rows: pl.DataFrame) -> pl.DataFrame:
     """With `model`: what answered; where nothing did, what always answers to that name, if it is but one."""
     words = ("model_served", "model_requested", "cache_salt", "hash_scope", "content_level")
-    rows = rows.with_columns(pl.col(words).cast(pl.String))
-    usual = (
-        rows.filter(pl.col("model_served").is_not_null() & pl.col("model_requested").is_not_null())
-        .group_by("model_requested")
-        .agg(usual=pl.col("model_served").unique())
-        .filter(pl.col("usual").list.len() == 1)
-        .with_columns(pl.col("usual").list.first())
-    )
-    rows = rows.join(usual, on="model_requested", how="left", maintain_order="left")
-    return rows.with_columns(model=pl.coalesce("model_served", "usual", "model_requested"))
+    return answered_by(rows.with_columns(pl.col(words).cast(pl.String)), "model")
 
 
 def _unit(trace: Trace) -> int:

@@ -54,6 +54,43 @@ class TokenizerInfo(NamedTuple):
     unit: int = 1  # tokens of the blocks that its ids were hashed in; 1: the trace has the ids
 
 
+class Sizes(NamedTuple):
+    """Lengths of what tokens/ holds of each request; -1 where it does not say."""
+
+    symbols: NDArray[np.int64]  # ids or hashes of the prompt
+    hashed: NDArray[np.bool_]  # whether they are block hashes
+    output: NDArray[np.int64]  # output tokens
+    length: NDArray[np.int64]  # tokens of a prompt that was hashed under a key
+
+    @classmethod
+    def unknown(cls, n: int) -> Sizes:
+        """Of n requests of which nothing is known."""
+        nothing = np.full(n, -1, np.int64)
+        return cls(nothing, np.zeros(n, bool), nothing, nothing)
+
+
+def sizes_of(trace: Trace, n: int) -> Sizes | None:
+    """Those of a trace's n requests, without reading the lists; None when there is no tokens/."""
+    import polars as pl
+
+    if not trace.parts("tokens"):
+        return None
+    wanted = ("input_symbols", "output_symbols", "block_size", "input_length", "output_length")
+    got = trace.scan("tokens").select(pl.col(wanted).cast(pl.Int64)).collect()
+    if len(got) != n:
+        raise TraceprofError(
+            f"holds {len(got):,} rows for {n:,} requests",
+            path=trace.path / "tokens",
+            remedy="run traceprof tokenize",
+        )
+    return Sizes(
+        got["input_symbols"].fill_null(-1).to_numpy(),
+        got["block_size"].is_not_null().to_numpy(),
+        got.select(pl.coalesce("output_length", "output_symbols").fill_null(-1)).to_series().to_numpy(),
+        got["input_length"].fill_null(-1).to_numpy(),
+    )
+
+
 def tokenizer_of(trace: Trace) -> TokenizerInfo | None:
     """Which tokenizer made the trace's ids; None when the log itself held them (or holds none)."""
     found: TokenizerInfo | None = None

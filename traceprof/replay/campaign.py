@@ -74,8 +74,9 @@ def replay(
     watched, ended = watching or Watching(), stop or threading.Event()
     workloads = {path: Workload(path) for path in scenario.workloads}
     for workload in workloads.values():
+        kinds = endpoints(workload)
         for one in scenario.engines:
-            _ways(scenario, one, endpoints(workload))
+            _ways(scenario, one, kinds)
     _check(scenario, watched, ended)
     results = _open(folder, _manifest(scenario, workloads), resume)
     manifest = results.manifest

@@ -18,8 +18,9 @@ import polars as pl
 from traceprof.caches.traffic import Traffic
 from traceprof.errors import TraceprofError
 from traceprof.load import concurrency as flight
+from traceprof.load.models import answered_by
 from traceprof.prefix.tree import RadixTree
-from traceprof.tokens import UNUSABLE, TokenizerInfo, chunks, loaded, tokenize, tokenizer_of
+from traceprof.tokens import UNUSABLE, Sizes, TokenizerInfo, chunks, loaded, sizes_of, tokenize, tokenizer_of
 from traceprof.trace import MANIFEST, Trace
 from traceprof.workers import Progress
 
@@ -97,7 +98,7 @@ def prepared(
 def read(trace: Trace, progress: Progress | None = None) -> Source:
     """All requests of a trace that can be sent. Raises TraceprofError when there are none."""
     rows = _load(trace)
-    sizes = _sizes(trace, rows)
+    sizes = sizes_of(trace, len(rows)) or Sizes.unknown(len(rows))
     left_out: list[dict[str, Any]] = []
 
     def kept(where: NDArray[np.bool_], rest: NDArray[np.bool_], reason: str) -> NDArray[np.bool_]:
@@ -199,49 +200,9 @@ def _load(trace: Trace) -> pl.DataFrame:
         .otherwise("session_id"),
         session_kind=pl.when(turns).then(pl.lit("explicit")).otherwise("session_kind"),
     )
-    # a request without an answer goes to the model that its alias always got, if there is but one
-    alias = (
-        rows.filter(pl.col("model_served").is_not_null() & pl.col("model_requested").is_not_null())
-        .group_by("model_requested")
-        .agg(pl.col("model_served").unique())
-        .filter(pl.col("model_served").list.len() == 1)
-        .select("model_requested", usual=pl.col("model_served").list.first())
-    )
-    return (
-        rows.join(alias, on="model_requested", how="left", maintain_order="left")
-        .with_columns(
-            answered_by=pl.coalesce("model_served", "usual", "model_requested").fill_null("unknown")
-        )
-        .with_columns(served=pl.col("answered_by").rank("dense").cast(pl.Int64) - 1)
-    )
-
-
-class _Sizes(NamedTuple):
-    symbols: NDArray[np.int64]  # ids or hashes of each prompt, -1 when not known
-    hashed: NDArray[np.bool_]
-    output: NDArray[np.int64]  # tokens, -1 when not known
-    length: NDArray[np.int64]  # tokens of prompts that were hashed under a key, -1 elsewhere
-
-
-def _sizes(trace: Trace, rows: pl.DataFrame) -> _Sizes:
-    """Lengths of the lists in tokens/, without reading them."""
-    n = len(rows)
-    if not trace.parts("tokens"):
-        nothing = np.full(n, -1, np.int64)
-        return _Sizes(nothing, np.zeros(n, bool), nothing, nothing)
-    wanted = ("input_symbols", "output_symbols", "block_size", "input_length", "output_length")
-    got = trace.scan("tokens").select(pl.col(wanted).cast(pl.Int64)).collect()
-    if len(got) != n:
-        raise TraceprofError(
-            f"holds {len(got):,} rows for {n:,} requests",
-            path=trace.path / "tokens",
-            remedy="run traceprof tokenize",
-        )
-    return _Sizes(
-        got["input_symbols"].fill_null(-1).to_numpy(),
-        got["block_size"].is_not_null().to_numpy(),
-        got.select(pl.coalesce("output_length", "output_symbols").fill_null(-1)).to_series().to_numpy(),
-        got["input_length"].fill_null(-1).to_numpy(),
+    return answered_by(rows, "answered_by").with_columns(
+        answered_by=pl.col("answered_by").fill_null("unknown"),
+        served=pl.col("answered_by").fill_null("unknown").rank("dense").cast(pl.Int64) - 1,
     )
 
 
