@@ -22,7 +22,7 @@ LAYERS = [
     {"ingest"},
     {"tokens", "lab"},
     {"remedies"},
-    {"profiler", "privacy", "workload", "replay"},
+    {"profiler", "privacy", "workload", "replay", "simulate", "compare"},
     {"report"},
     {"cli"},
 ]

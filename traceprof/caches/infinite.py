@@ -45,8 +45,8 @@ def hits_in_groups(traffic: Traffic, group: I64) -> I64:
 
 
 def _run(traffic: Traffic, unsampled: int) -> I64:
-    from traceprof.kernels.clock import UNLIMITED
     from traceprof.kernels.ideals import infinite
+    from traceprof.kernels.state import UNLIMITED
 
     clock = traffic.clock(quantum=UNLIMITED, limit=UNLIMITED)
     infinite(traffic.paths(), clock, unsampled)

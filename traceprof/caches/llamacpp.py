@@ -66,8 +66,8 @@ def simulate(
     >>> simulate(three, 100).hit_tokens.tolist()
     [0, 0, 4]
     """
-    from traceprof.kernels.clock import UNLIMITED
     from traceprof.kernels.slots import slots as run
+    from traceprof.kernels.state import UNLIMITED
 
     context = capacity_tokens if unified else capacity_tokens // slots
     clock = traffic.clock(quantum if unified else UNLIMITED, limit=UNLIMITED)

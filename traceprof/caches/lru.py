@@ -20,8 +20,8 @@ def simulate(traffic: Traffic, capacity_tokens: int, *, outputs: bool = True) ->
     >>> simulate(Traffic.of_lists([([1, 2, 3], [], 0, 5), ([4, 5], [], 6, 7), ([1, 2, 3], [], 8, 9)]), 4).hit_tokens.tolist()
     [0, 0, 2]
     """
-    from traceprof.kernels.clock import UNLIMITED
     from traceprof.kernels.ideals import lru
+    from traceprof.kernels.state import UNLIMITED
 
     clock = traffic.clock(quantum=UNLIMITED, limit=UNLIMITED)
     evicted = lru(traffic.paths(), clock, int(outputs), capacity_tokens)

@@ -38,8 +38,8 @@ def simulate(
     >>> simulate(three, 100).hit_tokens.tolist()
     [0, 5, 2]
     """
-    from traceprof.kernels.clock import UNLIMITED
     from traceprof.kernels.mlx_lm import ASSISTANT, USER, mlx_lm
+    from traceprof.kernels.state import UNLIMITED
 
     clock = traffic.clock(quantum=QUANTUM, limit=UNLIMITED)
     kind = USER if chat else ASSISTANT

@@ -40,8 +40,8 @@ def simulate(
     >>> simulate(chat, 100, block_size=2).hit_tokens.tolist()
     [0, 3, 4]
     """
-    from traceprof.kernels.clock import UNLIMITED
     from traceprof.kernels.omlx import omlx
+    from traceprof.kernels.state import UNLIMITED
 
     clock = traffic.clock(quantum=UNLIMITED, limit=capacity_tokens)
     evicted = omlx(traffic.paths(), clock, block_size, -(-ssd_tokens // block_size))

@@ -66,8 +66,8 @@ def simulate(
     >>> [simulate(siblings, 100, prefill=how).hit_tokens.tolist() for how in PREFILLS]
     [[0, 0, 3], [0, 3, 3], [0, 0, 0]]
     """
-    from traceprof.kernels.clock import FIELDS
     from traceprof.kernels.page_tree import sglang
+    from traceprof.kernels.state import FIELDS
 
     n = traffic.requests
     given = np.zeros(n, np.int64) if priority is None else np.asarray(priority, np.int64)

@@ -30,7 +30,7 @@ def simulate(traffic: Traffic, capacity_tokens: int, *, block_size: int = BLOCK_
     >>> simulate(chat, 100).hit_tokens.tolist()
     [0, 3]
     """
-    from traceprof.kernels.clock import UNLIMITED
+    from traceprof.kernels.state import UNLIMITED
     from traceprof.kernels.tgi import tgi
 
     blocks = max(0, capacity_tokens // block_size - 1)

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from traceprof.kernels.clock import Clock
     from traceprof.kernels.paths import Paths
+    from traceprof.kernels.state import Clock, Machine
     from traceprof.prefix.tree import RadixTree
 
 I64: TypeAlias = NDArray[np.int64]
@@ -40,6 +40,7 @@ class Traffic(NamedTuple):
     arrival_us: I64  # [request] never falls
     first_us: I64  # [request] when its first output token came
     end_us: I64  # [request] at least first_us, which is at least arrival_us
+    machine: Machine | None = None  # computes when requests run; None: they run as they did in the log
 
     @classmethod
     def of_tree(
@@ -144,9 +145,9 @@ class Traffic(NamedTuple):
         """
         from traceprof.kernels.paths import used
 
-        nodes = ("parent", "begin", "end")
+        others = ("parent", "begin", "end", "machine")
         part = self._replace(
-            **{name: getattr(self, name)[which] for name in self._fields if name not in nodes}
+            **{name: getattr(self, name)[which] for name in self._fields if name not in others}
         )
         number = used(part.paths())
         kept = number >= 0
@@ -189,7 +190,7 @@ class Traffic(NamedTuple):
 
     def clock(self, quantum: int, limit: int) -> Clock:
         """A clock at its start: see `traceprof.kernels.clock`."""
-        from traceprof.kernels.clock import FIELDS, Clock
+        from traceprof.kernels.state import FIELDS, Clock, no_machine
 
         n = self.requests
         output = self.total - self.prompt
@@ -211,6 +212,7 @@ class Traffic(NamedTuple):
             heap_time=np.empty(n, np.int64),
             heap_who=np.empty(n, np.int64),
             now=np.zeros(FIELDS, np.int64),
+            machine=self.machine or no_machine(),
         )
 
 
@@ -225,6 +227,6 @@ class Outcome(NamedTuple):
     @classmethod
     def of(cls, clock: Clock, evicted_tokens: int) -> Outcome:
         """From a clock that has run to its end."""
-        from traceprof.kernels.clock import PREEMPTIONS, WAITED
+        from traceprof.kernels.state import PREEMPTIONS, WAITED
 
         return cls(clock.hits, evicted_tokens, int(clock.now[WAITED]), int(clock.now[PREEMPTIONS]))

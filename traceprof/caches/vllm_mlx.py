@@ -37,7 +37,7 @@ def simulate(
     >>> simulate(Traffic.of_lists([a, b, ([1, 2, 3, 4, 6], [], 4, 5)]), 100, shortest=1).hit_tokens.tolist()
     [0, 2, 2]
     """
-    from traceprof.kernels.clock import UNLIMITED
+    from traceprof.kernels.state import UNLIMITED
     from traceprof.kernels.vllm_mlx import vllm_mlx
 
     assert shortest > 0

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from traceprof.kernels.clock import ADMIT, DONE, GROW, Clock, admitted, ended, grown, preempted, refused, step
+from traceprof.kernels.clock import admitted, ended, grown, preempted, refused, step
 from traceprof.kernels.jit import jit
 from traceprof.kernels.paths import Paths, block_base, blocks, longest
+from traceprof.kernels.state import ADMIT, DONE, GROW, Clock
 
 Int: TypeAlias = Any
 I32: TypeAlias = NDArray[np.int32]

@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from traceprof.kernels.clock import ADMIT, DONE, END, Clock, admitted, ended, grown, step
+from traceprof.kernels.clock import admitted, ended, grown, step
 from traceprof.kernels.jit import jit
 from traceprof.kernels.paths import Paths, longest, path
+from traceprof.kernels.state import ADMIT, DONE, END, Clock
 
 Int: TypeAlias = Any
 I64: TypeAlias = NDArray[np.int64]

@@ -23,9 +23,10 @@ from traceprof.kernels.block_pool import (
     region,
     release,
 )
-from traceprof.kernels.clock import ADMIT, DONE, GROW, Clock, admitted, ended, grown, preempted, refused, step
+from traceprof.kernels.clock import admitted, ended, grown, preempted, refused, step
 from traceprof.kernels.jit import jit
 from traceprof.kernels.paths import Paths, block_base, blocks, longest
+from traceprof.kernels.state import ADMIT, DONE, GROW, Clock
 
 Int: TypeAlias = Any
 I32: TypeAlias = NDArray[np.int32]

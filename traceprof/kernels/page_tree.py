@@ -13,22 +13,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from traceprof.kernels import clock
-from traceprof.kernels.clock import (
-    ADMIT,
-    DONE,
-    GROW,
-    UNLIMITED,
-    Clock,
-    admitted,
-    ended,
-    grown,
-    preempted,
-    refused,
-    step,
-)
+from traceprof.kernels.clock import admitted, ended, grown, preempted, refused, step
 from traceprof.kernels.jit import jit
 from traceprof.kernels.paths import Paths, longest, path
+from traceprof.kernels.state import ADMIT, DONE, GROW, HEAP, TIME, UNLIMITED, Clock, push, take
 
 Int: TypeAlias = Any
 I32: TypeAlias = NDArray[np.int32]
@@ -388,19 +376,19 @@ def sglang(
         kind, r, length = step(c)
         if kind == DONE:
             break
-        upto = c.now[clock._TIME]  # the time, or the pages of the batch, up to which results are there
+        upto = c.now[TIME]  # the time, or the pages of the batch, up to which results are there
         if how == BATCH:
-            if kind == ADMIT and c.now[clock._TIME] == instant:
+            if kind == ADMIT and c.now[TIME] == instant:
                 upto = batch // chunk * chunk
             else:
                 upto = np.int64(UNLIMITED)
-                instant = c.now[clock._TIME] if kind == ADMIT else np.int64(-1)
+                instant = c.now[TIME] if kind == ADMIT else np.int64(-1)
                 batch = 0
             if upto > over and t.tally[_FREE] < 0:
                 t = _roomy(t)
                 _evict(t, -t.tally[_FREE])  # what was promised
             over = 0 if batch == 0 else upto
-        while prefills.now[clock._HEAP] > 0:
+        while prefills.now[HEAP] > 0:
             done = prefills.heap_who[0]
             last, until = prefills.heap_time[0], upto
             if how != BATCH:  # its rounds are its own
@@ -416,7 +404,7 @@ def sglang(
                 ends += chunk
             if last > until:
                 break
-            clock._take(prefills, 0)
+            take(prefills, 0)
             t = _roomy(t)
             _checkpoint(t, c, done, computing[done], page, priority[done], stands, own, known)
             computing[done] = -1
@@ -441,11 +429,11 @@ def sglang(
             computing[r] = length
             if how == BATCH:
                 batch += wanted - hit
-                clock._push(prefills, batch, r)
+                push(prefills, batch, r)
             else:
                 if t.tally[_FREE] < 0:
                     _evict(t, -t.tally[_FREE])
-                clock._push(prefills, c.zero[r] + c.first[r] if how == FIRST_TOKEN else c.now[clock._TIME], r)
+                push(prefills, c.zero[r] + c.first[r] if how == FIRST_TOKEN else c.now[TIME], r)
         elif kind == GROW:
             more = wanted - held[r]
             if more > t.tally[_FREE]:
@@ -454,9 +442,9 @@ def sglang(
                 victim = preempted(c)
                 if computing[victim] >= 0:
                     computing[victim] = -1
-                    for i in range(prefills.now[clock._HEAP]):
+                    for i in range(prefills.now[HEAP]):
                         if prefills.heap_who[i] == victim:
-                            clock._take(prefills, i)
+                            take(prefills, i)
                             break
                 t = _roomy(t)
                 t.tally[_FREE] += held[victim] - own[victim]

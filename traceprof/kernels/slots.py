@@ -7,10 +7,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from traceprof.kernels.clock import ADMIT, DONE, END, Clock, admitted, ended, grown, refused, step
+from traceprof.kernels.clock import admitted, ended, grown, refused, step
 from traceprof.kernels.jit import jit
 from traceprof.kernels.paths import Paths
 from traceprof.kernels.sequences import Jumps, common, jumps
+from traceprof.kernels.state import ADMIT, DONE, END, Clock
 
 Int: TypeAlias = Any
 I64: TypeAlias = NDArray[np.int64]
