@@ -17,7 +17,7 @@ from traceprof.ingest import Options, ingest
 from traceprof.prefix import breakers
 from traceprof.prefix.breakers import Prompt, find
 from traceprof.privacy import LEVELS, protect
-from traceprof.remedies import find_breakers, preview
+from traceprof.remedies import find_breakers, previews
 from traceprof.tokens import chunks, tokenize
 
 RULES = " ".join(f"Rule {i}: be kind to every customer who asks about topic {i}." for i in range(12))
@@ -692,7 +692,7 @@ def test_splits_of_traffic_are_worth_a_prompt_for_each_group_but_one(traced, by,
     (one,) = seen.findings
     assert (one.kind, one.where, one.requests, one.message) == (kind, where, 12, None)
     assert one.lost_tokens == seen.together == 2 * computed(trace)
-    assert preview(trace, one) == []
+    assert previews(trace, [one]) == [[]]
 
 
 def test_splits_by_models_and_tenants_are_worth_more_together(traced):
@@ -718,7 +718,8 @@ def test_a_trace_without_text_tells_splits_and_why_nothing_else(traced, tmp_path
     seen = find_breakers(protected)
     assert "holds no text" in seen.how
     assert {f.kind for f in seen.findings} <= {"model_split"}
-    assert all(f.example is None and preview(protected, f) == [] for f in seen.findings)
+    assert all(f.example is None for f in seen.findings)
+    assert not any(previews(protected, seen.findings))
     assert "request_id" in {f.kind for f in find_breakers(source).findings}
 
 
@@ -741,7 +742,7 @@ def test_a_finding_shows_the_place_before_and_after(traced):
     assert one.example.startswith("id=req_00000000ab12")
     assert one.example_fixed.startswith("id= Rule 0")
     assert max(len(one.example), len(one.example_fixed)) <= 160
-    shown = preview(trace, one, n=2)
+    (shown,) = previews(trace, [one], n=2)
     assert [before[:19] for before, _ in shown] == ["id=req_00000000ab12", "id=req_00000001ab12"]
     assert {after[:10] for _, after in shown} == {"id= Rule 0"}
 

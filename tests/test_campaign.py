@@ -29,7 +29,8 @@ from traceprof.replay.campaign import Watching, replay
 from traceprof.replay.scenario import Contender, Rates, Scenario, Slo
 from traceprof.report.replayed import _sweep, replayed
 from traceprof.report.terminal import Page
-from traceprof.results import Results
+from traceprof.results import Results, new_run, write_manifest
+from traceprof.workloads import Workload
 
 HERE = Path(__file__).parent
 QUICK = Watching(ready_s=20, scrape_s=0, settle_s=5, quiet_s=0.1, calibrate=False)
@@ -148,7 +149,9 @@ def test_hits_that_are_left_from_earlier_runs_are_told(tmp_path):
     shown = io.StringIO()
     replayed(found, Console(file=shown, width=80))
     notes = " ".join(shown.getvalue().split())
-    assert "! run 1 (a): the engine tells " in notes and "! run 0 (a): the engine tells" not in notes
+    assert (
+        "! run 1 (a, asis): the engine tells " in notes and "! run 0 (a, asis): the engine tells" not in notes
+    )
     assert "cannot be of this run's own prompts" in notes
     assert first["unexplained_tokens"] == 0
     left_over = (
@@ -352,7 +355,7 @@ def test_a_sweep_does_not_take_the_client_s_limit_for_the_engine_s(late, speed):
     assert found["client_late_at"] == runs[-1]["speed"] > late
     shown = io.StringIO()
     manifest = {"sweep": [found], "workloads": [{"span_us": 10_000_000, "requests": 10}]}
-    _sweep(found, manifest, Page(Console(file=shown, width=200)))
+    _sweep(found, manifest, ["asis"], Page(Console(file=shown, width=200)))
     assert "the client could not send that fast" in " ".join(shown.getvalue().split())
 
 
@@ -368,7 +371,7 @@ def test_the_command_finds_the_engine_out_and_prints_what_came_of_it(tmp_path):
     with vllm() as url:
         shown = command(path, "--engine", url, "-o", "r", "--no-calibrate", "--scrape", "0", cwd=tmp_path)
         assert shown.returncode == 0, shown.stderr
-        assert "12 requests" in shown.stdout and "\n  vllm " in shown.stdout
+        assert "asis, 12 requests as token ids; " in shown.stdout and "\n  vllm " in shown.stdout
         again = command(
             path,
             "--engine",
@@ -393,9 +396,96 @@ def test_the_command_finds_the_engine_out_and_prints_what_came_of_it(tmp_path):
         )
         third = command("--scenario", "s.toml", "-o", "t", "--no-calibrate", "--json", cwd=tmp_path)
         shown = command("--scenario", "s.toml", "-o", "u", "--no-calibrate", cwd=tmp_path)
-    assert "Run 0 (x) holds the SLO." in shown.stdout
+    assert "Run 0 (x, asis) holds the SLO." in shown.stdout
     assert third.returncode == 0, third.stderr
     assert [(run["name"], run["repeat"]) for run in json.loads(third.stdout)["runs"]] == [("x", 0), ("x", 1)]
+
+
+def test_counters_may_be_at_another_address(tmp_path):
+    """As those of an engine behind a router: they agree with what its requests were told; capacity and blocks are theirs, too."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        elsewhere = free.getsockname()[1]
+    path = workload(tmp_path, 12)
+    with vllm("nometrics", f"at:{elsewhere}") as url:
+        words = (path, "--engine", url, "--no-calibrate", "--json", "--mode", "closed", "--concurrency", "1")
+        done = command(*words, "--metrics-url", f"http://127.0.0.1:{elsewhere}", "-o", "r", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        dead = command(*words, "--metrics-url", "http://127.0.0.1:9", "-o", "s", cwd=tmp_path)
+    assert dead.returncode == 1 and "vLLM's /metrics at 127.0.0.1:9 did not answer" in dead.stderr
+    assert not (tmp_path / "s").exists()
+    told = json.loads(done.stdout)
+    (run,) = told["results"]
+    assert all(check["agrees"] for check in run["counters"]["against_requests"])
+    assert run["server"]["settings"] == {"block_size": 4} and run["server"]["capacity_tokens"] == 100_000
+    assert told["engines"][0]["counters_at"] == [f"127.0.0.1:{elsewhere}"]
+
+
+def test_what_goes_on_is_told_with_engine_and_workload(tmp_path):
+    """The client's own calibration, too, by the workload that asks most of it."""
+    paths = [workload(tmp_path, 3), workload(tmp_path, 9, 2, "v")]
+    seen = []
+    with vllm() as url:
+        found = replay(
+            scene(paths, vllm_at("a", url)),
+            tmp_path / "r",
+            dataclasses.replace(QUICK, calibrate=True),
+            say=seen.append,
+        )
+    steps = list(dict.fromkeys((said.number, said.name, said.workload) for said in seen))
+    assert steps == [
+        (None, "a", ""), (None, "before", str(paths[1])), (0, "a", str(paths[0])), (1, "a", str(paths[1])), (None, "after", str(paths[1])),
+    ]  # fmt: skip
+    measured = [said.progress for said in seen if said.number is None and said.workload]
+    assert {at.requests for at in measured} == {9} and measured[-1].ended == 9
+    assert found.manifest["calibration"]["before"]["requests"] == 9
+    assert [one["endpoints"] for one in found.manifest["workloads"]] == [{"ids": 3}, {"ids": 9}]
+
+
+def test_the_runs_of_a_sweep_are_listed_by_engine_and_rate(tmp_path):
+    """In the order in which they were made they tell nothing; offered and achieved rates stand side by side."""
+    runs, found = [], []
+    paths = [workload(tmp_path, 4, name=name, variant=name) for name in ("shared", "unique")]
+    a, b = (Contender(name, engine("vllm"), f"http://{name}") for name in "ab")
+    todo = scene(paths, a, b, slo=Slo({("ttft", "p99"): 3.0}), sweep=Rates(1.0, 4.0), options={})
+    told = campaign._manifest(todo, {path: Workload(path) for path in paths})
+    results = write_manifest(tmp_path / "r", told)
+    for number, (name, speed, held) in enumerate(
+        [("a", 1.0, True), ("b", 1.0, True), ("a", 4.0, False), ("b", 4.0, True), ("a", 2.0, True)]
+    ):
+        runs.append(
+            {
+                "number": number, "name": name, "workload": 0, "repeat": 0, "warmup": False, "speed": speed, "state": "done", "held": held,
+                "reasons": [],
+            }
+        )  # fmt: skip
+        summary = {"outcomes": {"ok": 4}, "requests_per_s": 0.9 * speed, "hit_rate": 0.5}
+        rates = {"scheduled_per_s": 1.1 * speed}
+        run = new_run(results, number, name)
+        (run.path / "run.json").write_text(
+            json.dumps(
+                {"summary": summary, "rates": rates, "name": name, "valid": True, "isolation": {"ok": True}}
+            )
+        )
+    for name, speed, failed in (("a", 2.0, 4.0), ("b", 4.0, None)):
+        found.append(
+            {"workload": 0, "name": name, "speed": speed, "failed_at": failed, "client_late_at": None}
+        )
+    shown = io.StringIO()
+    replayed(
+        write_manifest(tmp_path / "r", told | {"runs": runs, "sweep": found}), Console(file=shown, width=80)
+    )
+    lines = shown.getvalue().splitlines()
+    first = next(
+        i for i, line in enumerate(lines) if line.split()[:4] == ["run", "ok", "offered", "achieved"]
+    )
+    table = [line.split() for line in lines[first + 1 : first + 6]]
+    assert [row[0] + row[1] for row in table] == ["a4", "ax2", "ax4", "b4", "bx4"]
+    assert [row[-1] for row in table] == ["yes", "yes", "no", "yes", "yes"]
+    assert table[1][3:5] == ["2.2", "1.8"]
+    assert max(map(len, lines[1:])) <= 80
+    said = " ".join(" ".join(lines).split())
+    assert "a on shared holds the SLO up to 2 times the recorded rate" in said
 
 
 def test_how_requests_failed_is_printed_without_their_messages(tmp_path):
@@ -405,7 +495,7 @@ def test_how_requests_failed_is_printed_without_their_messages(tmp_path):
     with vllm() as url:
         done = command(path, "--engine", f"vllm={url}", "-o", "r", "--no-calibrate", cwd=tmp_path)
     said = " ".join(done.stdout.split())
-    assert "! run 0 (vllm): ended otherwise than well: 3 http_error (400 BadRequestError)" in said
+    assert "! run 0 (vllm, asis): ended otherwise than well: 3 http_error (400 BadRequestError)" in said
     assert (
         "secret"
         not in done.stdout
@@ -422,7 +512,23 @@ def test_how_requests_failed_is_printed_without_their_messages(tmp_path):
         (("W", "--engine", "vllm=ftp://x"), "not the URL of a server"),
         (("W", "--engine", "vllm=http://127.0.0.1:9", "--mode", "closed"), "a closed loop needs a concurrency"),
         (("W", "--engine", "http://127.0.0.1:9"), "nothing answers at"),
-        (("W", "--engine", "a b=http://127.0.0.1:9"), "nothing answers at"),
+        (("J", "--engine", "http://127.0.0.1:9"), "not a workload: it is no Parquet file"),
+        (("J", "--engine", "vllm=http://127.0.0.1:9"), "not a workload: it is no Parquet file"),
+        (("W", "--engine", "a b=http://127.0.0.1:9"), "a b is no name for a folder"),
+        (("W", "--engine", "vlm=http://127.0.0.1:9"), "no engine is called vlm; did you mean vllm?"),
+        (("W", "--engine", "production=http://127.0.0.1:9"), "nothing answers at 127.0.0.1:9 that would tell which engine production is"),
+        (("W", "--engine", "localhost:9"), "--engine: localhost:9 is not the URL of a server; write http://localhost:9"),
+        (("W", "--engine", "vllm=127.0.0.1:9"), "--engine vllm: 127.0.0.1:9 is not the URL of a server; write http://127.0.0.1:9"),
+        (("W", "--engine", "vllm"), "--engine vllm: no URL; --engine vllm=http://HOST:PORT, or --launch vllm"),
+        (("W", "--engine", "http://127.0.0.1:9", "--api", "foo"), "no API is called foo; choose one of chat"),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--api", "native"), "vLLM has no API called native; it has chat"),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--api", "responses"), "prompts as token ids cannot be sent as responses"),
+        (("W", "--engine", "ollama=http://127.0.0.1:9"), "Ollama takes no prompts as token ids"),
+        (("W", "--engine", "http://127.0.0.1:9", "--concurrency", "4"), "a concurrency is for a closed loop, and the mode is partly-open"),
+        (("W", "--engine", "http://127.0.0.1:9", "--mode", "closed"), "a closed loop needs a concurrency"),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--metrics-url", "x=http://127.0.0.1:9"), "no engine here is called that; there is vllm"),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--metrics-url", "b:9"), "--metrics-url: b:9 is not the URL of a server"),
+        (("W", "--engine", "openai=http://127.0.0.1:9", "--metrics-url", "http://b"), "nothing is known of counters of OpenAI-compatible"),
         (("W", "--launch", "nope"), "no engine is called"),
         (("W", "--launch", "llamacpp:nope", "--set", "model=x"), "no variant is called nope"),
         (("W", "--launch", "llamacpp", "--set", "modle=x"), "no recipe has it"),
@@ -437,10 +543,9 @@ def test_how_requests_failed_is_printed_without_their_messages(tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_in_one_line_and_nothing_is_written(tmp_path, words, said):
     """Exit code 1 or 2, one line, no traceback, no folder."""
-    path = workload(tmp_path, 2)
-    done = command(
-        *(path if word == "W" else word for word in words), "-o", "r", "--no-calibrate", cwd=tmp_path
-    )
+    (tmp_path / "junk").write_bytes(b"PAR1 and no more")
+    files = {"W": workload(tmp_path, 2), "J": tmp_path / "junk"}
+    done = command(*(files.get(word, word) for word in words), "-o", "r", "--no-calibrate", cwd=tmp_path)
     assert done.returncode in (1, 2) and said in done.stderr
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "r").exists()

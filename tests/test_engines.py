@@ -69,8 +69,30 @@ def test_names_may_be_written_as_people_write_them(given, name):
 
 def test_a_name_that_is_none_gets_the_list():
     """A usage error with all names."""
-    with pytest.raises(UsageError, match="no engine is called 'vlm'; give one of vllm, sglang"):
-        engines.engine("vlm")
+    with pytest.raises(UsageError, match="no engine is called 'production'; give one of vllm, sglang"):
+        engines.engine("production")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("vlm", "vllm"), ("vlm-a", "vllm"), ("olama", "ollama"), ("sglng", "sglang"), ("mlx-ml", "mlx_lm"), ("vllm1", "vllm"),
+        ("trtlm", "tensorrt_llm"), ("production", None), ("a", None), ("gpu-0", None), ("candidate", None), ("router", None),
+    ],
+)  # fmt: skip
+def test_a_mistyped_name_is_told_from_one_of_the_users_own(given, meant):
+    """And said where an engine is asked for."""
+    assert engines.mistyped(given) == meant and engines.named(given) is None
+    if meant and "-" not in given:
+        with pytest.raises(UsageError, match=f"no engine is called '{given}'; did you mean {meant}?"):
+            engines.engine(given)
+
+
+@pytest.mark.parametrize("name", engines.NAMES)
+def test_no_engine_is_a_mistyped_one(name):
+    """Nor one with a suffix."""
+    for given in (name, name.replace("_", "-"), f"{name}-a", f"{name}-1"):
+        assert engines.mistyped(given) is None and engines.named(given).name == name
 
 
 # ---- bodies

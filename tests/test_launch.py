@@ -17,7 +17,7 @@ import pytest
 
 from traceprof import engines
 from traceprof.errors import TraceprofError, UsageError
-from traceprof.replay import launch
+from traceprof.replay import guard, launch
 from traceprof.replay.launch import Recipe, started
 
 STAND_IN = Path(__file__).parent / "engine_stand_in.py"
@@ -113,6 +113,45 @@ with started(Recipe.read({str(tmp_path / "recipe.toml")!r}), {{"alive": {str(ali
     assert not grows(alive)
 
 
+@pytest.mark.parametrize("way", ["ready", "stubborn"])
+def test_it_does_not_outlive_a_launcher_that_was_killed(tmp_path, way):
+    """SIGKILL to all of the launcher's group: engine, child and folder are gone, whatever ran beside it too."""
+    alive, beside = tmp_path / "alive", tmp_path / "beside"
+    child = "import sys, time\nwhile True:\n    open(sys.argv[1], 'a').write('x')\n    time.sleep(0.02)\n"
+    helper = f'beside = [[{PYTHON}, "-c", {json.dumps(child)}, {json.dumps(str(beside))}]]\nfiles = {{"a.txt" = "b"}}'
+    stand_in(tmp_path, way, helper)
+    code = f"""
+import sys, time
+from pathlib import Path
+from traceprof.replay.launch import Recipe, started
+with started(Recipe.read({str(tmp_path / "recipe.toml")!r}), {{"alive": {str(alive)!r}}}, log=Path({str(tmp_path / "log")!r})):
+    print("up", flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        assert grows(alive) and grows(beside) and (tmp_path / "log.files" / "a.txt").exists()
+        os.killpg(process.pid, signal.SIGKILL)
+    while grows(alive) or grows(beside) or (tmp_path / "log.files").exists():
+        time.sleep(0.05)
+
+
+def test_a_guard_cleans_up_behind_what_no_signal_ends(tmp_path):
+    """Its command runs when the launcher is gone without a word, and not when all is over."""
+    touched = tmp_path / "cleaned"
+    for said, there in (("over\n", False), ("", True)):
+        told = {"folder": str(tmp_path / "folder"), "stop_s": 1, "clean": ["touch", str(touched)]}
+        subprocess.run(
+            [sys.executable, "-I", "-S", guard.__file__, json.dumps(told)],
+            input=f"{2**22 + 1}\n{said}",
+            text=True,
+            check=True,
+        )
+        assert touched.exists() == there
+
+
 def test_one_that_is_never_ready_is_given_up_and_stopped(tmp_path):
     """With the log named."""
     alive, log = tmp_path / "alive", tmp_path / "log"
@@ -121,7 +160,7 @@ def test_one_that_is_never_ready_is_given_up_and_stopped(tmp_path):
         started(stand_in(tmp_path, "never"), {"alive": str(alive)}, log=log, ready_s=0.5),
     ):
         pytest.fail("it is not ready")
-    assert caught.value.path == str(log)
+    assert caught.value.path == str(log) and "it said last: starting never" in str(caught.value)
     assert not alive.exists() or not grows(alive)
 
 
@@ -135,6 +174,41 @@ def test_one_that_dies_early_is_told_by_its_exit_code(tmp_path):
         pytest.fail("it is not ready")
     assert caught.value.path == str(log)
     assert log.read_text().startswith("starting dies")
+    assert str(caught.value).endswith(
+        "before it was ready; it said last: starting dies; the file holds all of it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (b"", ""),
+        (b"\n \n", ""),
+        (b"one\n\ntwo\nthree\n\nfour\nfive\n", "two | three | four | five"),
+        (b"\x1b[31mred\x1b[0m\r\n\xe2\x94\x82 boxed \xe2\x94\x82\n\xff\n", "red | boxed | \ufffd"),
+        (b"x" * 2000, "..." + "x" * 500),
+        (b"old\n" * 100_000 + b"last", "old | old | old | last"),
+    ],
+)
+def test_the_end_of_a_log_is_told_in_one_line(tmp_path, said, shown):
+    """The last lines that hold something, without what a terminal would not show."""
+    (tmp_path / "log").write_bytes(said)
+    assert launch.last_lines(tmp_path / "log") == shown
+
+
+def test_an_engine_that_is_killed_and_one_that_says_nothing_are_told_as_such(tmp_path):
+    """As the kernel does when memory is short."""
+    one = recipe(
+        tmp_path,
+        f'engine = "vllm"\n[gpu]\ncommand = [{PYTHON}, "-c", "import os; os.kill(os.getpid(), 9)"]\n',
+    )
+    with (
+        pytest.raises(
+            TraceprofError, match=r"vLLM was killed \(SIGKILL\) before it was ready, and said nothing"
+        ),
+        started(one, {}, log=tmp_path / "log"),
+    ):
+        pytest.fail("it is not ready")
 
 
 def test_a_port_in_use_is_said_before_anything_is_started(tmp_path):
@@ -222,7 +296,10 @@ def test_a_model_that_is_loaded_on_demand_is_loaded_before_the_run(tmp_path):
     assert 'asked /load {"model": "tiny"}' in log.read_text()
     bad = stand_in(tmp_path, "ready", load.replace("/load", "/nowhere"))
     with (
-        pytest.raises(TraceprofError, match="did not load the model: /nowhere answered 404"),
+        pytest.raises(
+            TraceprofError,
+            match=r"did not load the model: /nowhere answered 404, check its name; it said last: .*asked /nowhere",
+        ),
         started(bad, {"alive": str(tmp_path / "alive"), "extra": "tiny"}, log=log),
     ):
         pytest.fail("it is not ready")

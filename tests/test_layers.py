@@ -35,6 +35,7 @@ HOMES = {
     "jinja2": {"templates", "report"},
     "altair": {"report/charts"},
     "vl_convert": {"report/charts"},
+    "scipy": {"simulate/calibrate"},
     "uvloop": {"replay"},
     "httptools": {"replay"},
     "click": {"cli"},

@@ -16,12 +16,14 @@ import profile_example
 import pytest
 from rich.console import Console
 
+from traceprof import lab
+from traceprof.caches import routing
 from traceprof.errors import UsageError
 from traceprof.report import charts, document, over_time, parts, serving, words
 from traceprof.report.html import render_html
 from traceprof.report.json import render_json
 from traceprof.report.markdown import render_markdown
-from traceprof.report.terminal import summary
+from traceprof.report.terminal import caches, summary
 
 VARIANTS = sorted(profile_example.VARIANTS)
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -302,6 +304,39 @@ def test_replicas_say_how_uneven_they_are_loaded():
         ["round robin", "38.2 %", "19.1 %", "9.6 %", "1.03"],
         ["cache-aware (SGLang's router)", "39.2 %", "40.2 %", "42.2 %", "1.3"],
     ]
+
+
+def told_of_caches(part):
+    console = Console(file=io.StringIO(), width=80)
+    caches(part, console)
+    return console.file.getvalue()
+
+
+def test_replicas_fit_80_columns_with_all_policies_and_numbers():
+    """No line is broken, no name is cut."""
+    rows = [
+        {"replicas": n, "policy": policy, "label": label, "hit_rate": 1.0, "load_imbalance": 11.25}
+        for policy, label in routing.POLICIES.items()
+        for n in lab.REPLICAS
+    ]
+    told = told_of_caches({"replicas": {"engine": "vllm", "capacity_tokens_each": 477_742, "rows": rows}})
+    assert max(map(len, told.splitlines())) == 80
+    assert all(f"  {label} " in told for label in routing.POLICIES.values())
+    assert told.count(" 11.2 x mean\n") == len(routing.POLICIES)
+
+
+def test_a_cache_above_the_ceiling_is_explained_where_there_is_one():
+    """vllm-mlx and mlx-lm keep one token of an answer more."""
+    engines = {
+        "infinite": {"hit_rate": 0.5},
+        "mlx_lm": {"label": "mlx-lm", "hit_rate": 0.5001},
+        "vllm_mlx": {"label": "vllm-mlx", "hit_rate": 0.501},
+    }
+    assert "mlx-lm and vllm-mlx have more than the infinite cache" in told_of_caches({"engines": engines})
+    engines["mlx_lm"]["hit_rate"] = None
+    assert "  vllm-mlx has more than the infinite cache" in told_of_caches({"engines": engines})
+    engines["vllm_mlx"]["hit_rate"] = 0.5
+    assert "more than the infinite" not in told_of_caches({"engines": engines})
 
 
 def test_charts_are_saved_as_svg_and_png(tmp_path):

@@ -87,6 +87,25 @@ WRONG = [
         "engines.z.url or launch is needed, and not both",
     ),
     (TWO + '[engines.z]\nurl = "http://u"\nengine = "vlm"\n', "engines.z.engine: no engine is called 'vlm'"),
+    (TWO + '[engines.vlm]\nurl = "http://u"\n', "no engine is called vlm: did you mean vllm?"),
+    (
+        TWO + '[engines.z]\nurl = "u:80"\n',
+        "engines.z.url: u:80 is not the URL of a server; write http://u:80",
+    ),
+    (
+        TWO + '[engines.vllm-z]\nurl = "http://u"\nmetrics = "http://v"\n',
+        "engines.vllm-z.metrics is to be a list",
+    ),
+    (
+        TWO + '[engines.vllm-z]\nurl = "http://u"\nmetrics = ["v:9"]\n',
+        "engines.vllm-z.metrics: v:9 is not the URL",
+    ),
+    (
+        TWO + '[engines.z]\nurl = "http://u"\nmetrics = ["http://v"]\n',
+        "nothing is known of counters of OpenAI-compatible",
+    ),
+    (TWO + '[options]\napi = "foo"\n', "options: no API is called foo; choose one of chat, completions"),
+    (TWO + "[options]\nconcurrency = 4\n", "options: a concurrency is for a closed loop"),
     (
         TWO + '[engines.z]\nurl = "http://u"\nvariables = {a = "b"}\n',
         "engines.z.variables and variant are for engines",

@@ -318,6 +318,44 @@ def test_a_scraper_reads_before_during_and_after_and_waits_for_counters_that_lag
     assert found.gauges["running"]["max"] == 2
 
 
+def test_counters_of_several_engines_behind_a_router_are_summed_and_shares_averaged():
+    """At their own addresses and paths, without the router's key; each reading is of all of them or of none."""
+    usage = b'vllm:kv_cache_usage_perc{engine="0"} 0.%d\n'
+    with (
+        answering({"GET /metrics": (200, exposition(100, 10, 1) + usage % 2)}) as a,
+        answering({"GET /own/path": (200, exposition(7, 0, 2) + usage % 6)}) as b,
+    ):
+        scraper = Scraper(
+            "http://127.0.0.1:9",
+            engines.engine("vllm"),
+            api_key="secret",
+            metrics=(a.url, f"{b.url}/own/path"),
+        )
+        scraper.before()
+        scraper.start(0.01, time.monotonic_ns())
+        while len(b.asked) < 3:
+            time.sleep(0.01)
+        a.answers["GET /metrics"] = (200, exposition(150, 30))
+        b.answers["GET /own/path"] = (200, exposition(57, 40))
+        rows = scraper.after(settle_s=5, quiet_s=0.1)
+        assert not any("authorization" in headers for *_, headers in a.asked + b.asked)
+    found = counted(engines.engine("vllm"), rows)
+    assert found.deltas == {"prompt_tokens": 100, "cached_tokens": 60}
+    assert found.gauges["running"]["max"] == 3
+    assert found.gauges["kv_usage"]["max"] == pytest.approx(0.4)
+    instances = {dict(labels_of(row.labels))["instance"] for row in rows}
+    assert {f"http://{one}" for one in instances} == {a.url, b.url}
+
+
+def test_a_sum_over_some_of_several_engines_is_none():
+    """One of two is not there."""
+    with answering({"GET /metrics": (200, exposition(100, 10))}) as one:
+        scraper = Scraper(one.url, engines.engine("vllm"), metrics=(one.url, "http://127.0.0.1:9"))
+        scraper.before()
+        assert "vLLM's /metrics at 127.0.0.1:9 did not answer" in (scraper.trouble or "")
+        assert scraper.after(settle_s=1, quiet_s=0) == []
+
+
 def test_a_server_without_counters_gives_no_rows_and_says_what_it_needs():
     """SGLang without --enable-metrics answers 404."""
     with answering() as server:

@@ -7,8 +7,9 @@ import json
 import pyarrow as pa
 import pytest
 
-from tests.conftest import SAMPLES
+from tests.conftest import SAMPLES, pair
 from traceprof.cli.workload import command as verb
+from traceprof.report.words import percent
 from traceprof.workload.exports import EXPORTS
 from traceprof.workload.make import Options
 from traceprof.workloads import Workload
@@ -26,21 +27,39 @@ def test_the_summary_tells_requests_steps_and_hit_rates(command, trace, tmp_path
     out = tmp_path / "w.parquet"
     done = command("workload", trace, "-o", out, "--requests", 50, "--engine", "vllm", "--warmup", "10%")
     assert done.code == 0 and done.err == ""
-    said = done.out
-    assert f"{out}: asis, 50 requests in 50 sessions" in said
+    said = " ".join(done.out.split())
+    assert done.out.startswith(f"{out}  asis, 50 requests as texts\n50 sessions over ")
     assert "prompts: made of" in said and "words of the tokenizer, as text" in said
-    assert "note: the trace does not hold every prompt" in said
-    assert "warm-up: the first 5 requests" in said
+    assert "- the trace does not hold every prompt" in said
+    assert "warm-up: the first 5 requests are sent" in said
+    assert "Nobody said what it runs on: see --model-config" in said
     meta = Workload(out).meta
-    assert (
-        f"hit rate of the workload: {100 * meta['hit_rate']:.1f} % (trace: {100 * meta['trace_hit_rate']:.1f} %)"
-        in said
-    )
-    assert f"vllm {100 * meta['expected']['vllm']['hit_rate']:.1f} %" in said
-    assert [line.split()[:2] for line in said.splitlines() if line.startswith(("read ", "requests "))] == [
+    assert f"Hit rate of the workload {percent(meta['hit_rate'])} without limit" in said
+    assert f"(the trace: {percent(meta['trace_hit_rate'])})" in said
+    assert f" vLLM {percent(meta['expected']['vllm']['hit_rate'])} " in said
+    assert [line.split()[:2] for line in done.out.splitlines() if "requests  " in line] == [
         ["read", "60"],
         ["requests", "50"],
     ]
+    assert max(map(len, done.out.splitlines()[1:])) <= 80
+
+
+def test_what_is_one_is_told_in_the_singular_and_a_machine_that_was_named_is_not_asked_for(
+    command, ingested, tmp_path
+):
+    """One request of two was refused; what the engines are called, not what we call them."""
+    trace = ingested([pair(1), pair(2, status_code=429, response=None)])
+    done = command(
+        "workload", trace.path, "-o", tmp_path / "w.parquet", "--variant", "unique", "--capacity-tokens", 9000,
+        "--engine", "tensorrt_llm", "--warmup", "100%",
+    )  # fmt: skip
+    said = " ".join(done.out.split())
+    assert "unique, 1 request as texts" in said and "1 session over" in said
+    assert "left out: 1 request, seen by no engine" in said
+    assert "warm-up: the first request is sent" in said
+    assert "engines with 9.0 k KV tokens: 9,000 tokens TensorRT-LLM unknown" in said
+    assert "Nobody said" not in said and "tensorrt_llm" not in said
+    assert Workload(tmp_path / "w.parquet").meta["machine"]["given"] is True
 
 
 def test_json_is_what_stands_in_the_file(command, trace, tmp_path):
@@ -70,7 +89,12 @@ def test_a_workload_or_its_trace_is_exported_alike(command, trace, tmp_path):
     assert command("workload", trace, "-o", workload, *more, "-q").code == 0
     first, second = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     done = command("workload", workload, "-o", first, "--export", "openai", "--served-model", "tiny")
-    assert done.code == 0 and str(first) in done.out
+    assert done.code == 0 and str(first) in done.out and "MODEL" not in done.out
+    styled = command("workload", workload, "-o", tmp_path / "[red]x", "--export", "openai")
+    assert "[red]x" in styled.out  # a path is no markup
+    once = command("workload", trace, "-o", second, *more, "--export", "mooncake")
+    assert once.out.count("60 requests as") == once.out.count(f"{second}  ") == 1
+    assert "aiperf profile -m MODEL" in once.out and "--served-model NAME" in " ".join(once.out.split())
     again = command(
         "workload", trace, "-o", second, *more, "--export", "openai", "--served-model", "tiny", "--json"
     )

@@ -137,7 +137,7 @@ def test_what_no_engine_saw_and_what_is_cut_is_left_out_and_counted(ingested):
 def test_a_trace_of_which_nothing_can_be_sent_says_why(ingested):
     """One line with the reason and its count."""
     log = [at(0, 1, status_code=429, response={"error": {"message": "no", "type": "rate_limit"}})]
-    with pytest.raises(TraceprofError, match=r"no request of it can be sent \(1: no engine saw them"):
+    with pytest.raises(TraceprofError, match=r"no request of it can be sent \(1: seen by no engine"):
         read(ingested(log))
 
 

@@ -1,7 +1,7 @@
-"""A stand-in for vLLM that generates nothing and caches for real: `python vllm_stand_in.py PORT [noflush] [nometrics] [nousage] [SECONDS]`.
+"""A stand-in for vLLM that generates nothing and caches for real: `python vllm_stand_in.py PORT [noflush] [nometrics] [nousage] [at:PORT] [SECONDS]`.
 
 It takes prompts as token ids, keeps every block of BLOCK tokens that it has seen under the prompt's salt, tells each request how much of it
-was there, counts as vLLM counts, and forgets when asked. SECONDS is how long an answer takes.
+was there, counts as vLLM counts, and forgets when asked. SECONDS is how long an answer takes; at:PORT, where its counters are, too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class State:
     counts: ClassVar[dict[str, int]] = dict.fromkeys(COUNTERS, 0)
     flushes = True
     metrics = usage = True
+    elsewhere: ThreadingHTTPServer | None = None
     seconds = 0.0
 
     @classmethod
@@ -49,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        if self.path == "/metrics" and State.metrics:
+        if self.path == "/metrics" and (State.metrics or self.server is State.elsewhere):
             config = f'vllm:cache_config_info{{block_size="{BLOCK}",kv_cache_size_tokens="100000"}} 1\n'
             counts = (f"# TYPE {COUNTERS[n]} counter\n{COUNTERS[n]} {v}\n" for n, v in State.counts.items())
             self.answer(200, "text/plain", (config + "".join(counts)).encode())
@@ -112,5 +113,9 @@ if __name__ == "__main__":
     State.flushes, State.metrics, State.usage = (
         f"no{what}" not in sys.argv for what in ("flush", "metrics", "usage")
     )
-    State.seconds = next((float(word) for word in sys.argv[2:] if not word.startswith("no")), 0.0)
+    State.seconds = next((float(word) for word in sys.argv[2:] if not word.startswith(("no", "at:"))), 0.0)
+    for word in sys.argv[2:]:
+        if word.startswith("at:"):
+            State.elsewhere = Server(("127.0.0.1", int(word[3:])), Handler)
+            threading.Thread(target=State.elsewhere.serve_forever, daemon=True).start()
     Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()

@@ -132,6 +132,69 @@ def _time_keys() -> dict[str, Schema]:
     }
 
 
+def _simulation() -> Schema:
+    """`simulation`: engines in virtual time."""
+    speed = _said(
+        _or_null(_NUM),
+        "highest multiple of the recorded rate at which the objectives hold; null: not even the slowest that was tried",
+    )
+    speeds = _map(speed)
+    spread = _object(
+        {name: _or_null(_NUM) for name in ("mean", "p50", "p90", "p95", "p99", "max")}, "seconds"
+    )
+    engine = {
+        "label": _STR, "requests": _COUNT, "refused": _COUNT, "preemptions": _COUNT, "hit_tokens": _or_null(_COUNT), "hit_rate": _or_null(_RATE),
+        "requests_per_s": _or_null(_NUM), "output_tokens_per_s": _or_null(_NUM), "total_tokens_per_s": _or_null(_NUM),
+        "busy": _said(_NUM, "share of the time in which it computes"), "in_flight_mean": _or_null(_NUM), "ttft": spread, "tpot": spread, "e2e": spread,
+        "slo_share": _said(_RATE, "of requests that meet the objectives at the recorded rate"), "goodput_per_s": _or_null(_NUM), "max_speed": speed,
+        "max_speed_capped": _said(_BOOL, "faster was not tried: at least so much"), "max_rate_per_s": _or_null(_NUM),
+        "replicas": _said(_or_null(_COUNT), "that the recorded rate takes"), "usd_per_million_tokens": _or_null(_NUM), "cold_start_s": _or_null(_NUM),
+        "source": _said(_STR, "of how fast the engine is on that card"),
+    }  # fmt: skip
+    machine = {
+        "card": _STR, "cards": _STR, "label": _STR, "vendor": _STR, "gpus": _COUNT, "model": _STR, "precision": _STR, "capacity_tokens": _COUNT,
+        "token_bytes": _NUM, "given": _said(_BOOL, "whether somebody named it"), "price_per_hour": _or_null(_NUM), "price_source": _or_null(_STR),
+        "fitted": _said(_list(_STR), "engines whose factors were fitted to a replay"),
+    }  # fmt: skip
+    slo = {
+        **dict.fromkeys(("ttft_s", "tpot_s", "e2e_s"), _or_null(_NUM)), "ttft_times_alone": _NUM, "tpot_times_alone": _NUM, "quantile": _RATE,
+        "given": _BOOL, "words": _STR,
+    }  # fmt: skip
+    part = {
+        "by": _STR,
+        "value": _STR,
+        "requests": _COUNT,
+        "share": _RATE,
+        "hit_rate": _or_null(_RATE),
+        "engines": speeds,
+    }
+    return _object(
+        {
+            "machine": _object(machine),
+            "slo": _object(slo),
+            "requests": _COUNT,
+            "of_requests": _COUNT,
+            "window": _STR,
+            "engines": _map(_object(engine)),
+            "unique": _said(
+                _map(_object({"max_speed": speed})), "the same requests, but that no prompt begins as another"
+            ),
+            "sweeps": _object(
+                {
+                    "sharing": _list(_object({"hit_rate": _RATE, "engines": speeds})),
+                    "users": _list(
+                        _object({"speed": _NUM, "concurrency": _NUM, "engines": _map(_or_null(_RATE))})
+                    ),
+                }
+            ),
+            "parts": _list(_object(part)),
+            "assumptions": _list(_STR),
+            "calibrated": _or_null(_list(_STR)),
+        },
+        "engines in virtual time: null where they were not asked for, or the trace tells too little",
+    )
+
+
 def profile_schema() -> Schema:
     """profile.json."""
     trace = _object(
@@ -327,14 +390,86 @@ def profile_schema() -> Schema:
         {"together_tokens": _said(_COUNT, "saved with all remedies at once"), "requests": _COUNT, "how": _STR}
     )
     reason = _object({"text": _STR, "yours": _STR, "threshold": _or_null(_STR), "source": _STR})
+    any_value: Schema = {"type": ["number", "string", "null"]}
     verdict = _object(
         {
-            "favoured": _STR,
+            "favoured": _said(_STR, "in words; undecided where no engine is"),
+            "engines": _said(_list(_STR), "the same by name, level with one another, the one to take first"),
+            "headline": _said(_STR, "what to do, in a sentence or two"),
             "confidence": {"enum": ["low", "moderate", "high"]},
             "unsure": _said(_list(_STR), "why the confidence is not higher"),
             "reasons": _list(reason),
-            "checked_by": {"enum": [None, "replay", "simulation"]},
-            "split": _or_null({"type": "object"}),
+            "checked_by": _said(
+                {"enum": [None, "replay", "simulation"]}, "what the verdict rests on; null: rules"
+            ),
+            "disagreements": _said(_list(_STR), "what less trusted evidence would favour instead"),
+            "inputs": _said(
+                _list(
+                    _object(
+                        {
+                            "input": _STR,
+                            "label": _STR,
+                            "value": _said(any_value, "null: not known"),
+                            "yours": _STR,
+                            "threshold": _or_null(_STR),
+                            "source": _STR,
+                            "means": _STR,
+                            "decides": _said(_BOOL, "whether it is one of the reasons"),
+                        }
+                    )
+                ),
+                "everything that decides, or would",
+            ),
+            "flips": _said(
+                _list(
+                    _object(
+                        {
+                            "input": _STR,
+                            "label": _STR,
+                            "yours": any_value,
+                            "at": {"type": ["number", "string"]},
+                            "side": {"enum": ["below", "from", "is"]},
+                            "to": _said(_list(_STR), "engines; none where no engine does it"),
+                            "text": _STR,
+                            "near": _BOOL,
+                            "by": {"enum": ["rules", "simulation"]},
+                        }
+                    )
+                ),
+                "numbers at which the verdict would be another",
+            ),
+            "ranking": _said(
+                _list(_object({"engine": _STR, "label": _STR})), "best first, with the figures of its source"
+            ),
+            "margin": _said(_or_null(_NUM), "share within which engines are level; null for rules"),
+            "split": _or_null(
+                _object(
+                    {
+                        "by": _STR,
+                        "parts": _list(
+                            _object({"value": _STR, "share": _NUM, "engine": _STR, "max_speed": _NUM})
+                        ),
+                        "single": _said(_STR, "the best engine for all of it"),
+                        "default": _STR,
+                        "gain": _said(_NUM, "more capacity than with the single engine"),
+                        "machines": _object({"single": _NUM, "split": _NUM}, "at the recorded rate"),
+                        "replicas": _object(
+                            {"single": _COUNT, "split": _COUNT}, "the same in whole machines"
+                        ),
+                        "pays_now": _BOOL,
+                        "rule": _STR,
+                        "text": _STR,
+                        "config": _object(
+                            {
+                                **dict.fromkeys(("litellm", "olla", "nginx", "envoy"), _or_null(_STR)),
+                                "notes": _list(_STR),
+                            },
+                            "the rule for each router; null where it cannot follow it",
+                        ),
+                    }
+                )
+            ),
+            "advice": _said(_list(_STR), "what to do whichever engine it is"),
             "caveat": _STR,
             "alternatives": _list(_object({"engine": _STR, "when": _STR})),
         }
@@ -357,6 +492,11 @@ def profile_schema() -> Schema:
             "breakers": _list(breaker),
             "breakers_measured": _or_null(breakers_measured),
             "left_out": _list(_object({"measure": _STR, "reason": _STR})),
+            "structured": _said(
+                _or_null(_object({"requests": _COUNT, "response_format": _COUNT})),
+                "requests whose answer must follow a schema, of those whose parameters the log tells",
+            ),
+            "simulation": _or_null(_simulation()),
             "verdict": verdict,
         },
     )

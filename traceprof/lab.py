@@ -54,8 +54,9 @@ class Machine(NamedTuple):
         kv_dtype: str = "auto",
         weights: str | None = None,
         capacity_tokens: int | None = None,
+        label: str | None = None,
     ) -> Machine:
-        """From what a user says; what is left out is Llama-3.1-8B on one 80 GB card."""
+        """From what a user says; what is left out is Llama-3.1-8B on one 80 GB card. `label`: what that memory is called."""
         usual = cls()
         given = any((gpu_memory, gpus > 1, model_config, kv_dtype != "auto", weights, capacity_tokens))
         model = usual.model
@@ -66,8 +67,8 @@ class Machine(NamedTuple):
             raise UsageError(
                 "--kv-dtype and --weights say how a model is kept", remedy="name it: --model-config"
             )
-        label = gpu_memory or usual.memory_label
-        machine = cls(model, gpus, memory.parse_bytes(label), label, capacity_tokens, given)
+        size = gpu_memory or usual.memory_label
+        machine = cls(model, gpus, memory.parse_bytes(size), label or size, capacity_tokens, given)
         if capacity_tokens is None and not machine.at(0).capacity_tokens:
             raise UsageError(
                 f"{model.name} does not fit: its weights take {model.weight_bytes / 1e9:.1f} GB",

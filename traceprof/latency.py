@@ -15,6 +15,7 @@ Only requests that ended well and were no warm-up are in any of them. Percentile
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -41,7 +42,6 @@ class Latencies(NamedTuple):
     e2e_from_sent: F64
     tpot: F64
     itl: F64  # one entry a gap
-    send_lag: F64
     output_tokens: F64
 
     @classmethod
@@ -51,8 +51,8 @@ class Latencies(NamedTuple):
         >>> row = {"warmup": False, "outcome": "ok", "intended_us": 0, "sent_us": 1000, "first_token_us": 201_000, "end_us": 401_000,
         ...        "last_token_us": 401_000, "chunk_us": [201_000, 301_000, 401_000], "output_tokens": 3}
         >>> one = Latencies.of(pl.DataFrame([row]))
-        >>> one.ttft.tolist(), one.e2e_from_sent.tolist(), one.tpot.tolist(), one.itl.tolist(), one.send_lag.tolist()
-        ([0.201], [0.4], [0.1], [0.1, 0.1], [0.001])
+        >>> one.ttft.tolist(), one.e2e_from_sent.tolist(), one.tpot.tolist(), one.itl.tolist()
+        ([0.201], [0.4], [0.1], [0.1, 0.1])
         """
         ok = measured(requests)
         intended, sent, first, end = (
@@ -67,7 +67,6 @@ class Latencies(NamedTuple):
             end - sent,
             _per_token(e2e - ttft, tokens - 1),
             gaps(ok["chunk_us"]),
-            sent - intended,
             tokens,
         )
 
@@ -203,6 +202,28 @@ def goodput(requests: pl.DataFrame, objectives: Mapping[str, float]) -> float | 
         values: F64 = getattr(found, name)
         good &= (values <= limit) | (np.isnan(values) & (name == "tpot"))
     return float(good.sum()) / span
+
+
+_OBJECTIVE = re.compile(r"\s*(ttft|tpot|e2e)\s*=\s*([0-9]*\.?[0-9]+)\s*(ms|s)\s*")
+
+
+def parse_slo(text: str) -> dict[str, float]:
+    """Objectives as a user writes them, in seconds by metric: what `goodput` takes.
+
+    >>> parse_slo("ttft=500ms,tpot=50ms, e2e=10s")
+    {'ttft': 0.5, 'tpot': 0.05, 'e2e': 10.0}
+    """
+    limits: dict[str, float] = {}
+    for part in text.split(","):
+        found = _OBJECTIVE.fullmatch(part)
+        value = 0.0 if found is None else float(found[2])
+        if found is None or not value or found[1] in limits:
+            raise UsageError(
+                f"{part.strip()!r} is no objective, or a second one of a metric",
+                remedy="write ttft=500ms,tpot=50ms; there are ttft, tpot and e2e, in ms or s",
+            )
+        limits[found[1]] = value / 1000 if found[3] == "ms" else value
+    return limits
 
 
 TOOLS = ("vllm_bench", "sglang_bench", "aiperf", "guidellm", "inference_perf", "mlperf")

@@ -33,10 +33,12 @@ from traceprof.prefix.blocks import SCHEME
 from traceprof.prefix.reuse import MissRatioCurve
 from traceprof.prefix.tree import RadixTree, Stats, TopPrefix, hit_tokens
 from traceprof.remedies import SAMPLE_TOKENS, find_breakers
+from traceprof.simulate.host import Host
+from traceprof.simulate.study import Objectives, Pool, study
 from traceprof.tokenizer import Tokenizer
 from traceprof.tokens import UNUSABLE, TokenizerInfo, chunks, loaded, sizes_of, tokenizer_of
 from traceprof.trace import Trace, staged, write_json
-from traceprof.verdict import verdict
+from traceprof.verdict import Constraints, verdict
 from traceprof.workers import Progress
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ _COLUMNS = (
     "request_id", "session_id", "session_kind", "tenant_id", "model_requested", "model_served", "clock", "status",
     "arrival_ts", "end_ts", "arrival_offset_us", "e2e_us", "first_token_ts", "ttft_us", "input_tokens", "output_tokens", "cached_input_tokens",
     "served_from_response_cache", "content_state", "content_level", "block_size", "hash_scope", "hash_scheme", "cache_salt", "source_format", "quality",
+    "params",
 )  # fmt: skip
 
 
@@ -92,12 +95,16 @@ def profile(
     out: str | os.PathLike[str],
     *,
     machine: Machine | None = None,
+    virtual: Virtual | None = None,
+    constraints: Constraints | None = None,
     progress: Progress | None = None,
     name: str | None = None,
 ) -> dict[str, Any]:
     """Measure a trace and write the profile folder; returns what profile.json holds.
 
-    `machine` is what the engines' caches are sized for; without one, Llama-3.1-8B on one 80 GB card.
+    machine      what the engines' caches are sized for; without one, Llama-3.1-8B on one 80 GB card
+    virtual      what engines are simulated on; None: they are not
+    constraints  what the verdict must keep to, see there
     """
     say = progress or (lambda what, done, total: None)
     rows = _load(trace)
@@ -173,9 +180,11 @@ def profile(
     profile["arrivals"] = _arrivals_part(rows, left_out)
     profile["sessions"] = _sessions_part(rows, left_out)
     profile["reported"] = _reported(rows)
+    profile["structured"] = _structured_part(rows)
+    profile["simulation"] = _simulation_part(rows, prompts, prefix, virtual, left_out, say)
     profile |= found.result()
     profile["left_out"] = left_out
-    profile["verdict"] = verdict(profile)
+    profile["verdict"] = verdict(profile, None, constraints)
     with staged(out, mine=PROFILE_FILE) as stage:
         if per_request is not None and prompts is not None and prefix is not None:
             _write(per_request, stage / "requests.parquet", schema.PROFILE_REQUESTS)
@@ -806,6 +815,98 @@ def lab_of(rows: pl.DataFrame, prompts: Prompts, prefix: Prefix) -> Lab:
         prefix.sessions,
         prompts.unit,
     )
+
+
+class Virtual(NamedTuple):
+    """What engines are simulated on, and for what."""
+
+    host: Host | None
+    why_not: str | None = None  # where there is none
+    objectives: Objectives = Objectives()
+    engines: tuple[str, ...] | None = None  # None: those that are usual there
+
+
+def _structured_part(rows: pl.DataFrame) -> dict[str, int] | None:
+    """Requests whose answer must follow a schema, of those whose parameters the log tells; None where it tells none."""
+    told = rows.filter(
+        pl.col("engine_load") & (pl.col("params").is_not_null() | (pl.col("content_level") == "text"))
+    )
+    if told["params"].null_count() == len(told):
+        return None
+    shape = told["params"].struct.field("response_format")
+    return {"requests": len(told), "response_format": int((shape != "text").sum())}
+
+
+class Pools(NamedTuple):
+    """A trace's requests for engines in virtual time."""
+
+    pools: list[Pool]  # one a model
+    rows: list[NDArray[np.int64]]  # of each its requests' positions in the trace
+    prefixes_known: bool
+    how: str  # how times are known, in words
+
+
+def _pools(rows: pl.DataFrame, prompts: Prompts | None, prefix: Prefix | None) -> Pools | str:
+    """By model, without requests that no model saw; why not, where the trace tells too little."""
+    if prompts is not None and prefix is not None:
+        at, traffic = prompts.rows, prefix.traffic
+    else:
+        inputs, outputs = _all_lengths(rows, None)
+        at = np.flatnonzero((inputs > 0) & (outputs >= 0) & rows["engine_load"].to_numpy())
+        alone, nothing = np.full(len(at), -1, np.int64), np.zeros(len(at), np.int64)
+        traffic = Traffic.of_shared(alone, nothing, inputs[at]).answered(outputs[at])
+    if not len(at):
+        return "no request has lengths of prompt and output"
+    measured = rows[at.tolist()]
+    times = timed(measured, traffic.prompt, traffic.total - traffic.prompt, one_clock=_one_clock(measured))
+    if times.arrival_us[-1] <= times.arrival_us[0]:
+        return times.how
+    traffic = traffic._replace(arrival_us=times.arrival_us, first_us=times.first_us, end_us=times.end_us)
+    named = measured.select(
+        pl.col("model").fill_null("unknown"),
+        pl.col("tenant_id").fill_null(""),
+        session=pl.col("session_id").rank("dense").cast(pl.Int64).fill_null(-1),
+        seen=pl.col("status") != "rejected",
+    )
+    model, seen = named["model"].to_numpy(), named["seen"].to_numpy()
+    tenants, sessions = named["tenant_id"].to_numpy(), named["session"].to_numpy()
+    apart = [(one, np.flatnonzero((model == one) & seen)) for one in np.unique(model[seen]).tolist()]
+    pools = [Pool(one, traffic.subset(which), sessions[which], tenants[which]) for one, which in apart]
+    return Pools(pools, [at[which] for _, which in apart], prefix is not None, times.how)
+
+
+def open_pools(trace: Trace, progress: Progress | None = None) -> tuple[Pools, pl.Series]:
+    """Those of a trace, without a profile, and the ids of all its requests; raises TraceprofError where it tells too little."""
+    rows = _load(trace)
+    prompts = _prompts(trace, rows, tokenizer_of(trace), [])
+    say = progress or (lambda what, done, total: None)
+    found = _pools(rows, prompts, None if prompts is None else measure_prefix(trace, rows, prompts, say))
+    if isinstance(found, str):
+        raise TraceprofError(found, path=trace.path)
+    return found, rows["request_id"]
+
+
+def _simulation_part(
+    rows: pl.DataFrame,
+    prompts: Prompts | None,
+    prefix: Prefix | None,
+    virtual: Virtual | None,
+    left_out: list[dict[str, str]],
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """Engines in virtual time; None where they are not asked for, or the trace tells too little."""
+    if virtual is None:
+        return None
+    if virtual.host is None:
+        left_out.append({"measure": "engines in virtual time", "reason": str(virtual.why_not)})
+        return None
+    found = _pools(rows, prompts, prefix)
+    if isinstance(found, str):
+        left_out.append({"measure": "engines in virtual time", "reason": found})
+        return None
+    return study(
+        found.pools, virtual.host, virtual.objectives, virtual.engines, prefixes_known=found.prefixes_known, how=found.how, progress=progress
+    )  # fmt: skip
 
 
 def _breakers_part(trace: Trace, prompts: Prompts | None, progress: Progress | None) -> dict[str, Any]:

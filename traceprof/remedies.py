@@ -458,15 +458,13 @@ def _seams(prompts: Sequence[Prompt], ids: Sequence[Ids]) -> _Seams | None:
     return _Seams(requests, lost, example) if requests else None
 
 
-def preview(trace: Trace, finding: Finding, n: int = 3) -> list[tuple[str, str]]:
-    """(before, after) of the place in up to n different requests that a finding touches; none where the trace has no text."""
-    return previews(trace, [finding], n)[0]
-
-
 def previews(
     trace: Trace, findings: Sequence[Finding], n: int = 3, *, limit_requests: int | None = None
 ) -> list[list[tuple[str, str]]]:
-    """The same for several findings, of the same first requests as they were found in."""
+    """Of each finding, (before, after) of the place in up to n different requests that it touches; none where the trace has no text.
+
+    Of the same first requests as they were found in.
+    """
     total = int(trace.manifest["requests"])
     sample = _sample(trace, total if limit_requests is None else min(limit_requests, total), None)
     prompts = sample.prompts or []

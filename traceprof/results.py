@@ -27,6 +27,7 @@ from traceprof.trace import write_json
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     I64 = NDArray[np.int64]
@@ -97,13 +98,17 @@ class Run(NamedTuple):
     def finish(self, told: dict[str, Any], predicted: I64 | None = None) -> None:
         """Put the lines into one Parquet file, and say that the run is over. `predicted`: cached tokens by row of the workload, or -1."""
         import polars as pl
-        import pyarrow.parquet as pq
 
         lines = self.lines()
         if predicted is not None:
             of_row = pl.Series(predicted[lines["index"].to_numpy()], dtype=pl.Int32)
             lines = lines.with_columns(predicted_cached_tokens=pl.when(of_row >= 0).then(of_row))
-        table = lines.to_arrow().cast(schema.arrow(schema.RESULT_REQUESTS))
+        self.write(lines.to_arrow().cast(schema.arrow(schema.RESULT_REQUESTS)), told)
+
+    def write(self, table: pa.Table, told: dict[str, Any]) -> None:
+        """All requests of a run, and what run.json holds: with that the run is over."""
+        import pyarrow.parquet as pq
+
         part = self.path / f".{REQUESTS}.{os.getpid()}"
         pq.write_table(table, part, compression="zstd")
         part.replace(self.path / REQUESTS)

@@ -167,17 +167,13 @@ def model_of(
     >>> made.token_bytes(), made.weight_bytes // 2
     (131072.0, 8030261248)
     """
-    c = config
-    for nested in ("text_config", "llm_config", "language_config"):
-        if isinstance(config.get(nested), dict):
-            c = {**config, **config[nested]}
-            break
+    c = decoder(config)
     layers = int(c["num_hidden_layers"])
-    kinds = _layer_kinds(c, layers)
+    kinds = layer_kinds(c, layers)
     full, windowed = kinds.count("full"), kinds.count("window")
     value = _BYTES[_kv_dtype(c, kv_dtype)]
     window = int(c.get("sliding_window") or 0)
-    weights = weight_bytes or int(_parameters(c, layers) * _weight_bytes_per_value(c))
+    weights = weight_bytes or int(parameters(c).total * _weight_bytes_per_value(c))
     if c.get("kv_lora_rank"):
         latent = int(c["kv_lora_rank"]) + int(c["qk_rope_head_dim"]) + int(c.get("index_head_dim") or 0)
         return Model(name, weights, 0, layers * latent * value)
@@ -190,7 +186,15 @@ def model_of(
     return Model(name, weights, heads, full * row, windowed * row, window)
 
 
-def _layer_kinds(c: dict[str, Any], layers: int) -> list[str]:
+def decoder(config: dict[str, Any]) -> dict[str, Any]:
+    """The text decoder's part of a config.json; of a model that takes images and the like, the nested one."""
+    for nested in ("text_config", "llm_config", "language_config"):
+        if isinstance(config.get(nested), dict):
+            return {**config, **config[nested]}
+    return config
+
+
+def layer_kinds(c: dict[str, Any], layers: int) -> list[str]:
     """What each layer keeps: "full", "window" (sliding) or "state" (of fixed size: Mamba, linear attention)."""
     told = c.get("layer_types")
     if isinstance(told, list) and len(told) == layers:
@@ -237,11 +241,33 @@ def _weight_bytes_per_value(c: dict[str, Any]) -> float:
     return _BYTES.get(told, 2.0)
 
 
-def _parameters(c: dict[str, Any], layers: int) -> int:
-    """Parameters of a decoder, by its shapes: embeddings, attention, gated MLP or experts; norms and biases left out but RMS."""
+class Parameters(NamedTuple):
+    """Parameters of a decoder by what a step does with them."""
+
+    embedding: int  # the input table, whose rows are looked up
+    head: int  # the output projection; 0 where it is the input table, which is then read for it
+    layers: int  # attention, norms, dense MLPs, shared experts and routers of all layers
+    experts: int = 0  # the routed experts of all layers
+    expert_share: float = 0.0  # of them, what one token is routed to
+
+    @property
+    def total(self) -> int:
+        """All that are stored."""
+        return self.embedding + self.head + self.layers + self.experts
+
+
+def parameters(config: dict[str, Any]) -> Parameters:
+    """A decoder's parameters, by the shapes in its config.json; norms and biases left out but RMS.
+
+    >>> llama = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096,
+    ...          "intermediate_size": 14336, "vocab_size": 128256}
+    >>> parameters(llama)
+    Parameters(embedding=525336576, head=525336576, layers=6979588096, experts=0, expert_share=0.0)
+    """
+    c = decoder(config)
+    layers = int(c["num_hidden_layers"])
     hidden, vocabulary = int(c["hidden_size"]), int(c["vocab_size"])
     heads = int(c["num_attention_heads"])
-    total = vocabulary * hidden * (1 if c.get("tie_word_embeddings") else 2) + hidden
     if c.get("kv_lora_rank"):
         nope, rope, v = int(c["qk_nope_head_dim"]), int(c["qk_rope_head_dim"]), int(c["v_head_dim"])
         latent, rank = int(c["kv_lora_rank"]), int(c.get("q_lora_rank") or 0)
@@ -253,18 +279,22 @@ def _parameters(c: dict[str, Any], layers: int) -> int:
         attention = 2 * hidden * heads * size + 2 * hidden * kv * size
     dense = 3 * hidden * int(c.get("intermediate_size") or 0)
     experts = int(c.get("n_routed_experts") or c.get("num_local_experts") or c.get("num_experts") or 0)
+    routed, share = 0, 0.0
     if experts:
         width = int(c.get("moe_intermediate_size") or c["intermediate_size"])
         shared = int(c.get("n_shared_experts") or 0) * 3 * hidden * width
         shared += 3 * hidden * int(c.get("shared_expert_intermediate_size") or 0)
-        sparse = experts * 3 * hidden * width + shared + experts * hidden
         first_dense = int(c.get("first_k_dense_replace") or 0)
         every = int(c.get("decoder_sparse_step") or c.get("moe_layer_freq") or 1)
         sparse_layers = sum(1 for i in range(first_dense, layers) if every == 1 or (i + 1) % every == 0)
-        mlp = sparse_layers * sparse + (layers - sparse_layers) * dense
+        mlp = sparse_layers * (shared + experts * hidden) + (layers - sparse_layers) * dense
+        routed = sparse_layers * experts * 3 * hidden * width
+        share = min(1.0, int(c.get("num_experts_per_tok") or experts) / experts)
     else:
         mlp = layers * dense
-    return total + layers * (attention + 2 * hidden) + mlp
+    table = vocabulary * hidden
+    inside = layers * (attention + 2 * hidden) + mlp + hidden
+    return Parameters(table, 0 if c.get("tie_word_embeddings") else table, inside, routed, share)
 
 
 def _stored_weights(folder: Path) -> int | None:

@@ -17,7 +17,7 @@ from traceprof import __version__
 from traceprof.errors import TraceprofError
 
 VERBS = (
-    "run", "ingest", "tokenize", "profile", "report", "caches", "breakers", "workload", "replay", "inspect", "formats", "engines",
+    "run", "ingest", "tokenize", "profile", "report", "caches", "breakers", "workload", "simulate", "replay", "calibrate", "compare", "inspect", "formats", "engines",
 )  # fmt: skip
 
 

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
     from traceprof.ingest import Options
+    from traceprof.lab import Machine
+    from traceprof.profiler import Virtual
+    from traceprof.simulate.host import Host
+    from traceprof.verdict import Constraints
     from traceprof.workers import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,6 +59,27 @@ def tokenizer_options(function: F) -> F:
     return function
 
 
+_factors = click.option(
+    "--factors",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    default=None,
+    help="How fast your engines are: what traceprof calibrate wrote.",
+)
+_precision = click.option(
+    "--precision",
+    metavar="TYPE",
+    default=None,
+    help="Type of the weights: bf16, fp8, int4, q4_k_m, ...  [default: the model's own]",
+)
+_gpu = click.option(
+    "--gpu",
+    metavar="NAME",
+    default=None,
+    help="The card: h100, a100, l40s, mi300x, apple-m4-pro, cpu, ...  [default: h100]",
+)
+
+
 def machine_options(function: F) -> F:
     """What the engines' caches are sized for."""
     for option in (
@@ -66,6 +93,108 @@ def machine_options(function: F) -> F:
         function = option(function)
     return function
 
+
+def simulation_options(function: F) -> F:
+    """What engines are simulated on, beside `machine_options`."""
+    for option in (
+        click.option("--simulate/--no-simulate", default=True, show_default=True, help="Run the traffic through engines in virtual time."),
+        _factors, _precision, _gpu,
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+SIMULATION = ("gpu", "precision", "factors", "simulate")
+
+
+def machines(words: dict[str, Any]) -> tuple[Machine, Virtual, Constraints]:
+    """What `machine_options`, `simulation_options` and `constraint_options` say, which it takes out of the words."""
+    from traceprof.errors import TraceprofError, UsageError
+    from traceprof.lab import Machine
+    from traceprof.profiler import Virtual
+    from traceprof.simulate.hardware import card
+    from traceprof.simulate.host import HARDWARE, Host, of_memory
+    from traceprof.simulate.study import Objectives
+    from traceprof.verdict import Constraints
+
+    said = {name: words.pop(name) for name in MACHINE}
+    of = {name: words.pop(name) for name in SIMULATION}
+    constraints = Constraints.of(**{name: words.pop(name) for name in CONSTRAINTS})
+    gpu = of["gpu"]
+    if gpu is None and said["gpu_memory"] is None and constraints.hardware is not None:
+        gpu = HARDWARE[constraints.hardware]
+    if gpu is not None and said["gpu_memory"] is None:
+        chosen = card(gpu)
+        machine = Machine.of(**{**said, "gpu_memory": str(chosen.memory_bytes)}, label=chosen.label)
+    else:
+        machine = Machine.of(**said)
+    objectives = Objectives.of(constraints.slo)
+    if not of["simulate"]:
+        return machine, Virtual(None, "it was asked not to: --no-simulate"), constraints
+    gpu = gpu or of_memory(said["gpu_memory"])
+    if gpu is None:
+        return (
+            machine,
+            Virtual(None, f"no card with {said['gpu_memory']} is known: name one with --gpu"),
+            constraints,
+        )
+    try:
+        host = Host.of(
+            gpu,
+            said["gpus"],
+            said["model_config"],
+            of["precision"],
+            said["kv_dtype"],
+            said["capacity_tokens"],
+            of["factors"],
+        )
+    except TraceprofError as bad:
+        if of["gpu"] or of["precision"] or of["factors"] or isinstance(bad, UsageError):
+            raise
+        return machine, Virtual(None, str(bad)), constraints
+    return machine, Virtual(host, None, objectives), constraints
+
+
+slo_option = click.option(
+    "--slo", metavar="LIMITS", default=None, help="What is fast enough: ttft=500ms,tpot=50ms (also e2e)."
+)
+
+
+def virtual_options(function: F) -> F:
+    """What engines are simulated on."""
+    for option in (
+        _factors,
+        click.option("--capacity-tokens", type=click.IntRange(1), default=None, help="KV tokens of each engine, as it says at its start.  [default: from memory and weights]"),
+        click.option("--kv-dtype", metavar="TYPE", default="auto", show_default=True, help="Type of the KV cache: fp8, bfloat16, q8_0, ..."),
+        _precision,
+        click.option("--model-config", metavar="FILE|DIR|NAME", default=None, help="The config.json of the model, or a name: Llama-3.3-70B.  [default: Llama-3.1-8B]"),
+        click.option("--gpus", type=click.IntRange(1), default=1, show_default=True, help="GPUs that share the model (tensor parallelism)."),
+        _gpu,
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def host(words: dict[str, Any]) -> Host:
+    """What `virtual_options` say."""
+    from traceprof.simulate.host import Host
+
+    names = ("gpu", "gpus", "precision", "kv_dtype", "capacity_tokens", "factors")
+    return Host.of(model=words.pop("model_config"), **{name: words.pop(name) for name in names})
+
+
+def constraint_options(function: F) -> F:
+    """What the team says to the verdict."""
+    for option in (
+        slo_option,
+        click.option("--ops-team", is_flag=True, help="There is a team that builds and tunes engines."),
+        click.option("--hardware", type=click.Choice(["nvidia", "amd", "apple", "cpu"]), default=None, help="What it is to run on."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+CONSTRAINTS = ("hardware", "ops_team", "slo")
 
 MACHINE = ("gpu_memory", "gpus", "model_config", "kv_dtype", "weights", "capacity_tokens")
 
@@ -119,7 +248,24 @@ def print_json(value: Any) -> None:
 
 @contextlib.contextmanager
 def progress(quiet: bool) -> Iterator[Progress | None]:
-    """A bar on a terminal, nothing in a pipe."""
+    """A bar a step on a terminal, nothing in a pipe."""
+    with bars(quiet) as shown:
+        if shown is None:
+            yield None
+            return
+        known: dict[str, Any] = {}
+
+        def say(what: str, done: float, total: float) -> None:
+            if what not in known:
+                known[what] = shown.add_task(what, total=total)
+            shown.update(known[what], completed=done, total=total)
+
+        yield say
+
+
+@contextlib.contextmanager
+def bars(quiet: bool) -> Iterator[Bars | None]:
+    """Where bars are drawn; None in a pipe."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -127,7 +273,6 @@ def progress(quiet: bool) -> Iterator[Progress | None]:
     from rich.progress import (
         BarColumn,
         Progress,
-        TaskID,
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
@@ -142,15 +287,8 @@ def progress(quiet: bool) -> Iterator[Progress | None]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        known: dict[str, TaskID] = {}
-
-        def say(what: str, done: float, total: float) -> None:
-            if what not in known:
-                known[what] = bars.add_task(what, total=total)
-            bars.update(known[what], completed=done, total=total)
-
-        yield say
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        yield shown
 
 
 def check_requests(manifest: dict[str, Any], trace: str) -> None:

@@ -15,21 +15,25 @@ from traceprof.cli import options as opt
     "-o", "--out", required=True, metavar="PROFILE", help="Folder to write; an old profile there is replaced."
 )
 @opt.machine_options
+@opt.simulation_options
+@opt.constraint_options
 @opt.json_option
 @opt.quiet_option
-def command(trace: str, out: str, as_json: bool, quiet: bool, **machine: Any) -> None:
+def command(trace: str, out: str, as_json: bool, quiet: bool, **words: Any) -> None:
     """Measure a trace: shared prefixes, miss-ratio curve, engines' caches, lengths, concurrency, sessions, verdict.
 
     \b
     traceprof profile trace -o profile
     traceprof profile trace -o profile --model-config ./my-model --gpus 2 --gpu-memory 80GB
     """
-    from traceprof.lab import Machine
     from traceprof.profiler import profile
     from traceprof.trace import Trace
 
+    machine, virtual, constraints = opt.machines(words)
     with opt.progress(quiet or as_json) as say:
-        found = profile(Trace(trace), out, machine=Machine.of(**machine), progress=say)
+        found = profile(
+            Trace(trace), out, machine=machine, virtual=virtual, constraints=constraints, progress=say
+        )
     if as_json:
         opt.print_json(found)
     elif not quiet:

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
 
+    from traceprof.engines.base import Engine
     from traceprof.replay.campaign import Said
     from traceprof.replay.scenario import Contender, Scenario
+    from traceprof.replay.settings import Options
 
 
 def _options(function: F) -> F:
     """What is to be done, in the order of --help."""
     for option in reversed((
         click.option("--engine", "engines", multiple=True, metavar="NAME=URL", help="An engine and where it answers (repeatable). NAME is what `traceprof engines` lists, and may have a suffix: vllm-a=URL. A URL alone: it is found out which engine answers."),
+        click.option("--metrics-url", "metrics", multiple=True, metavar="NAME=URL", help="Where an engine's counters are, if not at its own URL (repeatable): at another port, or those of each engine behind a router. A URL alone is for the only engine."),
         click.option("--launch", "launches", multiple=True, metavar="NAME|FILE", help="Start an engine from its recipe for each of its runs, and stop it (repeatable)."),
         click.option("--set", "variables", multiple=True, metavar="KEY=VALUE", help="A variable of the recipes: model=./my-model, port=8001, ..."),
         click.option("--scenario", metavar="FILE", default=None, help="A file that says all of this; WORKLOADs given here go before its own."),
@@ -112,6 +115,8 @@ def _scenario(workloads: tuple[str, ...], words: dict[str, Any]) -> Scenario:
 
     from traceprof.errors import UsageError
     from traceprof.replay import scenario as scenarios
+    from traceprof.replay.settings import Options
+    from traceprof.workloads import Workload
 
     paths = tuple(map(Path, workloads))
     file = words.pop("scenario")
@@ -129,48 +134,115 @@ def _scenario(workloads: tuple[str, ...], words: dict[str, Any]) -> Scenario:
         return dataclasses.replace(found, workloads=paths) if paths else found
     if not paths:
         raise UsageError("no workload", remedy="make one: traceprof workload TRACE -o FILE")
-    engines = (
-        *(_at(word, words) for word in words["engines"]),
-        *(_launched(word, words) for word in words["launches"]),
-    )
-    if not engines:
+    options = {name: words[name] for name in _CLIENT}
+    options |= {"ca": None if words["ca"] is None else Path(words["ca"])}
+    how = Options(**options, api_key_env=words["api_key_env"])
+    if not words["engines"] and not words["launches"]:
         raise UsageError("no engine", remedy="--engine NAME=URL, or --launch NAME")
-    if len({one.name for one in engines}) < len(engines):
-        raise UsageError("two engines have one name", remedy="give them a suffix: vllm-a=URL, vllm-b=URL")
     if words["variables"] and not words["launches"]:
         raise UsageError("--set is for engines that are launched", remedy="--launch NAME")
+    told = [_told(word, "--engine") for word in words["engines"]]
+    named = [None if name is None else _named(name) for name, _ in told]
+    launched = [_launched(word, words) for word in words["launches"]]
+    elsewhere = [_told(word, "--metrics-url") for word in words["metrics"]]
+    for path in paths:
+        Workload(path)  # what is wrong with it is said before anybody is asked anything
+    engines = (
+        *(
+            _at(name, engine, url, how, words["model"])
+            for (name, url), engine in zip(told, named, strict=True)
+        ),
+        *launched,
+    )
+    if len({one.name for one in engines}) < len(engines):
+        raise UsageError("two engines have one name", remedy="give them a suffix: vllm-a=URL, vllm-b=URL")
     return scenarios.Scenario(
         Path(),
         paths,
-        engines,
+        _with_metrics(engines, elsewhere),
         **{name: words[name] for name in _PROTOCOL},
-        options={name: words[name] for name in _CLIENT}
-        | {"ca": None if words["ca"] is None else Path(words["ca"])},
+        options=options,
     )
 
 
-def _at(word: str, words: dict[str, Any]) -> Contender:
-    """`NAME=URL`, or a URL alone: a running engine."""
-    from pathlib import Path
-
+def _told(word: str, option: str) -> tuple[str | None, str]:
+    """The name, where there is one, and the URL of `NAME=URL`; what is wrong with the URL is said without it: it may hold a key."""
     from traceprof import engines
     from traceprof.errors import UsageError
-    from traceprof.replay import server
-    from traceprof.replay.scenario import NAME, Contender
-    from traceprof.replay.settings import Options, Target
+    from traceprof.replay.settings import Target
 
     name, sign, url = word.partition("=")
     if "://" in name or not sign:
         name, url = "", word
-    Target.of(url)  # says what is wrong with it
-    key = Options(api_key_env=words["api_key_env"]).api_key()
-    engine = engines.named(name) if name else None
-    if engine is None:
-        engine = server.find(url, key, None if words["ca"] is None else Path(words["ca"]))
-    name = name or engine.name
+    if not sign and option == "--engine" and engines.named(word) is not None:
+        raise UsageError(
+            f"--engine {word}: no URL", remedy=f"--engine {word}=http://HOST:PORT, or --launch {word}"
+        )
+    try:
+        Target.of(url)
+    except UsageError as bad:
+        raise UsageError(f"{option}{' ' + name if name else ''}: {bad.message}", remedy=bad.remedy) from None
+    return name or None, url
+
+
+def _named(name: str) -> Engine | None:
+    """The engine that a name means; None where it is all the user's own, so that it must be found out."""
+    from traceprof import engines
+    from traceprof.errors import UsageError
+    from traceprof.replay.scenario import NAME
+
     if not NAME.fullmatch(name):
         raise UsageError(f"{name} is no name for a folder", remedy="use letters, digits, . _ and -")
-    return Contender(name, engine, url, model=words["model"], api_key_env=words["api_key_env"])
+    if near := engines.mistyped(name):
+        raise UsageError(
+            f"no engine is called {name}",
+            remedy=f"did you mean {near}? A name of your own goes behind it: {near}-a=URL",
+        )
+    return engines.named(name)
+
+
+def _at(name: str | None, engine: Engine | None, url: str, how: Options, model: str | None) -> Contender:
+    """A running engine; which one it is, is found out where its name does not say it."""
+    from traceprof.errors import TraceprofError
+    from traceprof.replay import server
+    from traceprof.replay.scenario import Contender
+
+    if engine is None:
+        try:
+            engine = server.find(url, how.api_key(), how.ca)
+        except TraceprofError as bad:
+            if name is None:
+                raise
+            raise TraceprofError(
+                f"{bad.message} that would tell which engine {name} is",
+                remedy=f"start it, check the URL, or name the engine: vllm-{name}=URL",
+            ) from None
+    return Contender(name or engine.name, engine, url, model=model, api_key_env=how.api_key_env)
+
+
+def _with_metrics(
+    engines: tuple[Contender, ...], elsewhere: list[tuple[str | None, str]]
+) -> tuple[Contender, ...]:
+    """The engines with the places of their counters."""
+    import dataclasses
+
+    from traceprof.errors import UsageError
+    from traceprof.replay.server import Counters
+
+    names = [one.name for one in engines]
+    at: dict[str, list[str]] = {}
+    for name, url in elsewhere:
+        if name is None and len(names) > 1:
+            raise UsageError("--metrics-url: of which engine?", remedy=f"--metrics-url {names[0]}=URL")
+        name = name or names[0]
+        if name not in names:
+            raise UsageError(
+                f"--metrics-url {name}: no engine here is called that",
+                remedy=f"there {'is' if len(names) == 1 else 'are'} {', '.join(names)}",
+            )
+        Counters.of(engines[names.index(name)].engine, url)  # says where nothing is to be had
+        at.setdefault(name, []).append(url)
+    return tuple(dataclasses.replace(one, metrics=tuple(at.get(one.name, ()))) for one in engines)
 
 
 def _launched(word: str, words: dict[str, Any]) -> Contender:
@@ -227,17 +299,34 @@ def _interruptible(stop: threading.Event) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shown(quiet: bool) -> Iterator[Callable[[Said], None] | None]:
-    """A bar a run, with what failed."""
-    with opt.progress(quiet) as say:
-        if say is None:
+    """A bar a run, with what failed, and one for what else takes time."""
+    with opt.bars(quiet) as bars:
+        if bars is None:
             yield None
             return
+        known: dict[tuple[int | None, str, str], Any] = {}
 
         def show(said: Said) -> None:
-            run = f"run {said.number + 1}" + (f" of {said.of}" if said.of else "")
-            if said.progress is None:
-                return
-            failed = f", {said.progress.failed:,} failed" if said.progress.failed else ""
-            say(f"{run} {said.name}{failed}", said.progress.ended, said.progress.requests)
+            what, at, key = _doing(said), said.progress, (said.number, said.name, said.workload)
+            if key not in known:
+                waits = [old for old in known if not old[2]]  # what was waited for is there
+                for old in waits or list(known)[: len(known) + 1 - _BARS]:
+                    bars.remove_task(known.pop(old))
+                known[key] = bars.add_task(what, total=None)
+            bars.update(known[key], description=what)
+            if at is not None:
+                bars.update(known[key], completed=at.ended, total=at.requests)
 
         yield show
+
+
+_BARS = 8  # at most, so that the last one is seen
+
+
+def _doing(said: Said) -> str:
+    """What goes on, in a few words."""
+    if said.number is None:
+        return f"measuring the client, {said.name} the runs" if said.workload else f"waiting for {said.name}"
+    run = f"run {said.number + 1}" + (f" of {said.of}" if said.of else "")
+    failed = f", {said.progress.failed:,} failed" if said.progress and said.progress.failed else ""
+    return f"{run}: {said.name}, {said.workload}{'' if said.progress else ', getting ready'}{failed}"

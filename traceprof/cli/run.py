@@ -25,6 +25,8 @@ from traceprof.cli import private
 @private.privacy_options
 @opt.tokenizer_options
 @opt.machine_options
+@opt.simulation_options
+@opt.constraint_options
 @opt.jobs_option
 @opt.json_option
 @opt.quiet_option
@@ -46,7 +48,6 @@ def command(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    from traceprof.lab import Machine
     from traceprof.profiler import profile
     from traceprof.report.output import write
     from traceprof.tokens import loaded, tokenize
@@ -55,7 +56,7 @@ def command(
     keep_memory()
     folder = Path(out)
     kept = private.taken(words)
-    machine = Machine.of(**{name: words.pop(name) for name in opt.MACHINE})  # before an hour of reading
+    machine, virtual, constraints = opt.machines(words)  # before an hour of reading
     settings = opt.make_options(**words)
     if kept.tokenizer or kept.chat_template:  # a wrong path is told before an hour of reading
         loaded(kept.tokenizer, kept.chat_template)
@@ -74,7 +75,9 @@ def command(
             model = kept.tokenizer, kept.chat_template
             info = tokenize(trace, *model, cut_prompts=kept.cut_prompts, jobs=settings.jobs, progress=say)
         give_back_memory()
-        found = profile(trace, folder / "profile", machine=machine, progress=say)
+        found = profile(
+            trace, folder / "profile", machine=machine, virtual=virtual, constraints=constraints, progress=say
+        )
         report = folder / "report.html"
         write(folder / "profile", report)
     if as_json:

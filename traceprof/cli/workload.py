@@ -148,9 +148,8 @@ def command(
                 f"{trace} is a workload already, which can only be exported",
                 remedy="give --export, and nothing that makes another workload",
             )
-        _say_exported(
-            export(Workload(trace), name, out, model=served_model, block_size=block_size), {}, as_json, quiet
-        )
+        told = export(Workload(trace), name, out, model=served_model, block_size=block_size)
+        _say(None, told, out, as_json, quiet)
         return
     if unknown := [one for one in words["engines"] if one not in ENGINES]:
         raise UsageError(
@@ -167,58 +166,25 @@ def command(
         exported = None
         if name is not None:
             exported = export(workload, name, out, model=served_model, block_size=block_size)
-    if exported is not None and as_json:
-        _say_exported(exported, workload.meta, as_json, quiet)
+    _say(workload.meta, exported, out, as_json, quiet)
+
+
+def _say(
+    made: dict[str, Any] | None, exported: Exported | None, out: str, as_json: bool, quiet: bool
+) -> None:
+    """What was made, and what of it another tool's file holds."""
+    if as_json:
+        told = {} if exported is None else {"export": {**exported._asdict(), "path": str(exported.path)}}
+        opt.print_json({**(made or {}), **told})
+    if as_json or quiet:
         return
-    if as_json:
-        opt.print_json(workload.meta)
-    elif not quiet:
-        _show(workload.meta, out)
-        if exported is not None:
-            _say_exported(exported, {}, as_json, quiet)
-
-
-def _say_exported(exported: Exported, made: dict[str, Any], as_json: bool, quiet: bool) -> None:
-    """What an export holds, what it could not hold, and how to use it."""
-    if as_json:
-        told = {**exported._asdict(), "path": str(exported.path)}
-        opt.print_json({**made, "export": told})
-    elif not quiet:
-        click.echo(f"{exported.path}: {exported.requests:,} requests")
-        for left in exported.left_out:
-            click.echo(f"not in it: {left}")
-        click.echo(exported.command)
-
-
-def _show(made: dict[str, Any], out: str) -> None:
-    """What was made, for people."""
     from rich.console import Console
-    from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(
-        f"[bold]{out}[/bold]: {made['variant']}, {made['requests']:,} requests in {made['sessions']:,} sessions over "
-        f"{made['span_us'] / 1e6:,.1f} s, {made['input_tokens']:,} input and {made['output_tokens']:,} output tokens"
-    )
-    console.print(f"prompts: {made['prompts']}; tokenizer {made['tokenizer']['name']}")
-    steps = Table(box=None, pad_edge=False)
-    for heading in ("step", "requests", "hit rate of the trace's prompts"):
-        steps.add_column(heading, justify="left" if heading == "step" else "right")
-    for step in made["steps"]:
-        steps.add_row(step["step"], f"{step['requests']:,}", _percent(step["hit_rate"]))
-    console.print(steps)
-    for left in made["steps"][0]["left_out"]:
-        console.print(f"left out: {left['requests']:,} requests: {left['reason']}")
-    for note in made["notes"]:
-        console.print(f"note: {note}")
-    if warm := made["warmup"]["requests"]:
-        console.print(f"warm-up: the first {warm:,} requests; the rates to expect are those of the others")
-    rates = ", ".join(f"{engine} {_percent(one['hit_rate'])}" for engine, one in made["expected"].items())
-    console.print(
-        f"hit rate of the workload: {_percent(made['hit_rate'])} (trace: {_percent(made['trace_hit_rate'])})"
-    )
-    console.print(f"to expect on {made['machine']['label']}: {rates}")
+    from traceprof.caches import ENGINES, engine
+    from traceprof.report import workload as report
 
-
-def _percent(rate: float | None) -> str:
-    return "unknown" if rate is None else f"{100 * rate:.1f} %"
+    console = Console()
+    if made is not None:
+        report.made(made, out, console, {name: engine(name).LABEL for name in ENGINES})
+    if exported is not None:
+        report.exported(exported, console, of=None if made is None else made["requests"])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -26,11 +27,12 @@ def engine(name: str) -> Engine:
     >>> engine("llama.cpp").label, engine("mlx-lm").label
     ('llama.cpp', 'mlx-lm')
     """
-    key = name.lower().replace("-", "_").replace(".", "")
-    key = _ALIASES.get(key, key)
+    key = _key(name)
     if key not in NAMES:
+        near = mistyped(name)
         raise UsageError(
-            f"no engine is called {name!r}", remedy=f"give one of {', '.join(NAMES)}; any server: openai"
+            f"no engine is called {name!r}",
+            remedy=f"did you mean {near}?" if near else f"give one of {', '.join(NAMES)}; any server: openai",
         )
     found: Engine = importlib.import_module(f"traceprof.engines.{key}").ENGINE
     return found
@@ -42,15 +44,34 @@ def named(name: str) -> Engine | None:
     >>> named("vllm-a").name, named("mlx-lm-1").name, named("production")
     ('vllm', 'mlx_lm', None)
     """
+    known = next((one for one in _beginnings(name) if _key(one) in NAMES), None)
+    return None if known is None else engine(known)
+
+
+def mistyped(name: str) -> str | None:
+    """The engine that a name is nearly called; None where it is one, or like none.
+
+    >>> mistyped("vlm"), mistyped("olama-a"), mistyped("vllm-a"), mistyped("production")
+    ('vllm', 'ollama', None, None)
+    """
+    if named(name) is not None:
+        return None
+    near = (difflib.get_close_matches(_key(one), (*NAMES, *_ALIASES), 1, _LIKE) for one in _beginnings(name))
+    return next((_key(found[0]) for found in near if found), None)
+
+
+def _beginnings(name: str) -> list[str]:
+    """Example: a-b-c -> [a-b-c, a-b, a]"""
     words = name.split("-")
-    for n in range(len(words), 0, -1):
-        try:
-            return engine("-".join(words[:n]))
-        except UsageError:
-            continue
-    return None
+    return ["-".join(words[:n]) for n in range(len(words), 0, -1)]
 
 
+def _key(name: str) -> str:
+    key = name.lower().replace("-", "_").replace(".", "")
+    return _ALIASES.get(key, key)
+
+
+_LIKE = 0.8  # of 1: vlm and vllm are 0.86 alike, model and mlx_lm 0.55
 _ALIASES = {
     "llama_cpp": "llamacpp", "trtllm": "tensorrt_llm", "trt_llm": "tensorrt_llm", "tensorrtllm": "tensorrt_llm",
     "mlxlm": "mlx_lm", "vllmmlx": "vllm_mlx", "vllmmetal": "vllm_metal", "dmr": "docker_model_runner",

@@ -27,6 +27,9 @@ MEANINGS = (
 GAUGES = ("running", "waiting", "kv_usage")
 """Of the meanings, those that hold a state instead of a count."""
 
+SHARES = ("kv_usage",)
+"""Of the gauges, those that are shares of a whole: over several replicas the mean counts, not the sum."""
+
 
 class Endpoint(NamedTuple):
     """One way to send a request."""

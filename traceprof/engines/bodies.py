@@ -31,6 +31,10 @@ _RESPONSES_FIELDS = ("temperature", "top_p", "parallel_tool_calls", "reasoning",
 def endpoint_of(engine: Engine, row: Mapping[str, Any], api: str | None = None) -> Endpoint:
     """Where a row of the workload goes: by its own kind, or, for a chat, through another `api` of the engine."""
     kind = row["endpoint"]
+    if api is not None and api not in engine.endpoints:
+        raise UsageError(
+            f"{engine.label} has no API called {api}", remedy=f"it has {', '.join(engine.endpoints)}"
+        )
     if api is not None and kind not in (api, _OTHER_APIS.get(api)):
         raise UsageError(f"{_KINDS[kind]} cannot be sent as {api}", remedy="leave the API to the engine")
     found = engine.endpoints.get(api or kind)
@@ -45,6 +49,8 @@ def endpoint_of(engine: Engine, row: Mapping[str, Any], api: str | None = None) 
 
 _KINDS = {"chat": "chats", "completions": "prompts as text", "ids": "prompts as token ids"}
 _OTHER_APIS = {"responses": "chat", "messages": "chat", "native": "chat", "generate": "completions"}
+APIS = (*_KINDS, *_OTHER_APIS)
+"""Names of the APIs that engines may have."""
 
 
 def constrained(params: Mapping[str, Any]) -> bool:

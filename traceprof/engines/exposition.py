@@ -115,6 +115,16 @@ def total(series: Series, samples: Iterable[Sample]) -> float:
     return sum(s.value for s in samples if matches(series, s))
 
 
+def mean(series: Series, samples: Iterable[Sample]) -> float:
+    """A series averaged over the labels that it does not name; 0 where it is not there.
+
+    >>> mean(Series("usage"), [Sample("usage", (("engine", "0"),), 0.5), Sample("usage", (("engine", "1"),), 0.7)])
+    0.6
+    """
+    values = [s.value for s in samples if matches(series, s)]
+    return sum(values) / len(values) if values else 0.0
+
+
 def present(series: Mapping[str, Sequence[Series]], samples: Sequence[Sample]) -> dict[str, Series]:
     """By meaning, the first of its series that the samples have."""
     found = {}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from traceprof import latency
 from traceprof.errors import TraceprofError
 from traceprof.replay.nullengine import DEFAULT_TOKENS, ENGINE, null_engine
-from traceprof.replay.run import replay_run
+from traceprof.replay.run import Progress, replay_run
 from traceprof.replay.settings import Options
 from traceprof.results import Run
 from traceprof.workloads import Workload, write_workload
@@ -44,6 +45,7 @@ class Busiest(NamedTuple):
     first: int  # row
     after: int  # row behind the last
     gap_us: int  # between tokens, as recorded
+    tokens: int  # to be generated
 
 
 def calibrate(
@@ -52,6 +54,7 @@ def calibrate(
     *,
     seconds: float = WINDOW_S,
     stop: threading.Event | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """How much the client adds to TTFT and ITL under the busiest `seconds` of a workload, sent as `options` say."""
     part = busiest(workload, options, seconds)
@@ -66,7 +69,7 @@ def calibrate(
         run = Run(Path(folder) / "000-null")
         run.path.mkdir()
         with null_engine(TTFT_US, part.gap_us) as url:
-            told = replay_run(small, ENGINE, url, how, run, stop=stop)
+            told = replay_run(small, ENGINE, url, how, run, stop=stop, progress=progress)
         if told["stopped"]:
             return {"stopped": True}
         return {"stopped": False, **_compared(run, told, part, seconds)}
@@ -85,11 +88,12 @@ def busiest(workload: Workload, options: Options, seconds: float) -> Busiest:
     gap_us = _gap_us(n, np.concatenate(took))
     if options.mode == "closed":
         busy_us = np.cumsum(TTFT_US + (n - 1) * gap_us) / options.concurrency
-        return Busiest(0, max(1, int(np.searchsorted(busy_us, seconds * 1e6))), gap_us)
+        rows = max(1, int(np.searchsorted(busy_us, seconds * 1e6)))
+        return Busiest(0, rows, gap_us, int(n[:rows].sum()))
     after = np.searchsorted(at, at + seconds * 1e6)
     sums = np.concatenate([[0], np.cumsum(n)])
     first = int(np.argmax(sums[after] - sums[np.arange(len(at))]))
-    return Busiest(first, int(after[first]), gap_us)
+    return Busiest(first, int(after[first]), gap_us, int(sums[after[first]] - sums[first]))
 
 
 def _gap_us(tokens: NDArray[np.int64], took_us: NDArray[np.int64]) -> int:

@@ -23,16 +23,17 @@ from typing import Any, NamedTuple, TypeAlias
 import polars as pl
 
 from traceprof.engines.base import Engine
+from traceprof.engines.bodies import endpoint_of
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.replay import gpu, launch, scrape, server
 from traceprof.replay import scenario as scenarios
-from traceprof.replay.calibrate import calibrate
+from traceprof.replay.calibrate import WINDOW_S, busiest, calibrate
 from traceprof.replay.predicted import Predicted, predicted
 from traceprof.replay.run import Progress, replay_run, spelled
 from traceprof.replay.scenario import Contender, Scenario, Turn
 from traceprof.replay.settings import Options, Target
 from traceprof.results import Results, Run, new_run, write_manifest
-from traceprof.workloads import Workload
+from traceprof.workloads import Workload, labels
 
 READY_S = 60.0  # for an engine that runs already
 UNLIMITED = 1 << 40  # tokens, where an engine does not tell what it holds
@@ -41,9 +42,10 @@ UNLIMITED = 1 << 40  # tokens, where an engine does not tell what it holds
 class Said(NamedTuple):
     """What is told while a replay goes on."""
 
-    number: int  # of the run, from 0
+    number: int | None  # of the run, from 0; None: none is under way
     of: int | None  # runs in all, where that is known ahead
-    name: str
+    name: str  # of the engine; before or after, where the client is measured
+    workload: str  # its label; empty where an engine that runs already is waited for
     progress: Progress | None  # None: the engine is made ready
 
 
@@ -73,20 +75,13 @@ def replay(
     """
     watched, ended = watching or Watching(), stop or threading.Event()
     workloads = {path: Workload(path) for path in scenario.workloads}
-    for workload in workloads.values():
-        kinds = endpoints(workload)
-        for one in scenario.engines:
-            _ways(scenario, one, kinds)
-    _check(scenario, watched, ended)
+    check(scenario, workloads)
+    _check(scenario, watched, ended, say)
     results = _open(folder, _manifest(scenario, workloads), resume)
     manifest = results.manifest
     made = _Made(scenario, results, manifest, watched, ended, say)
-    first = next(iter(workloads.values()))
-    options = Options(**scenario.options)
-    if scenario.sweep is not None:
-        options = dataclasses.replace(options, speed=options.speed * scenario.sweep.high)
     if watched.calibrate and manifest["calibration"]["before"] is None:
-        _calibrated("before", first, options, manifest, ended)
+        made.calibrated("before", workloads)
         made.save()
     steps = _steps(scenario)
     whole = len(scenarios.plan(scenario)) if scenario.sweep is None else None
@@ -107,14 +102,31 @@ def replay(
     if scenario.sweep is not None:
         manifest["sweep"] = _found(scenario, manifest["runs"])
     if watched.calibrate:
-        _calibrated("after", first, options, manifest, ended)
+        made.calibrated("after", workloads)
     made.save()
     return Results(folder)
 
 
-def _check(scenario: Scenario, watching: Watching, stop: threading.Event) -> None:
+def check(scenario: Scenario, workloads: Mapping[Path, Workload]) -> None:
+    """Say what cannot be done with these workloads and engines, before anybody is asked anything."""
+    api = scenario.options.get("api")
+    for workload in workloads.values():
+        kinds = endpoints(workload)
+        if not kinds:
+            raise TraceprofError("has no requests", path=workload.path, remedy="make it of more")
+        for one in scenario.engines:
+            for kind in sorted(kinds):
+                endpoint_of(one.engine, {"endpoint": kind}, api)
+            _ways(scenario, one, kinds)
+
+
+def _check(
+    scenario: Scenario, watching: Watching, stop: threading.Event, say: Callable[[Said], None] | None
+) -> None:
     """Say what is wrong with an engine before anything is measured or written."""
     for one in scenario.engines:
+        if say is not None and one.url is not None:
+            say(Said(None, None, one.name, "", None))
         options = Options(**scenario.options, api_key_env=one.api_key_env)
         if one.url is not None:
             server.ready(
@@ -128,6 +140,11 @@ def _check(scenario: Scenario, watching: Watching, stop: threading.Event) -> Non
             chosen_model(
                 one.model, server.models(one.engine, one.url, options.api_key(), options.ca), one.engine.label
             )
+            if one.metrics:
+                scraper = scrape.Scraper(one.url, one.engine, ca=options.ca, metrics=one.metrics)
+                scraper.before()
+                if scraper.trouble is not None:
+                    raise TraceprofError(scraper.trouble, remedy="check the URL of its counters")
         elif one.launch is not None:
             launch.check(launch.Recipe.read(one.launch), one.variables, one.variant)
 
@@ -243,13 +260,17 @@ def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[st
         },
         "options": spelled(Options(**scenario.options)),
         "workloads": [
-            {"file": str(path), "digest": digest(path), "requests": one.requests, **{key: one.meta.get(key) for key in kept}} for path, one in workloads.items()
+            {
+                "file": str(path), "digest": digest(path), "requests": one.requests, "endpoints": dict(one.endpoints()),
+                **{key: one.meta.get(key) for key in kept},
+            }
+            for path, one in workloads.items()
         ],
         "engines": [
             {
                 "name": one.name, "engine": one.engine.name, "at": None if one.url is None else Target.of(one.url).authority,
                 "launch": one.launch, "variant": one.variant, "variables": dict(one.variables), "cache": dict(one.cache),
-                "model": one.model,
+                "model": one.model, "counters_at": [server.Counters.of(one.engine, url).authority for url in one.metrics],
             }
             for one in scenario.engines
         ],
@@ -282,7 +303,8 @@ def _open(folder: Path, told: dict[str, Any], resume: bool) -> Results:
 def _same(part: Any) -> Any:
     """Where a workload or an engine is does not matter, what it is does."""
     if isinstance(part, list):
-        return [{key: value for key, value in one.items() if key not in ("file", "at")} for one in part]
+        where = ("file", "at", "counters_at")
+        return [{key: value for key, value in one.items() if key not in where} for one in part]
     return part
 
 
@@ -290,16 +312,6 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _calibrated(
-    when: str, workload: Workload, options: Options, manifest: dict[str, Any], stop: threading.Event
-) -> None:
-    """Measure the client itself, and put what it adds at most into the manifest: the worse of before and after."""
-    found = calibrate(workload, options, stop=stop)
-    if not found["stopped"]:
-        manifest["calibration"][when] = found
-        manifest["calibration"] |= _bound(manifest["calibration"])
 
 
 def _bound(calibration: dict[str, Any]) -> dict[str, Any]:
@@ -329,6 +341,31 @@ class _Made(NamedTuple):
         """Write the manifest as it stands."""
         own = ("kind", "schema_version", "traceprof_version")
         write_manifest(self.results.path, {k: v for k, v in self.manifest.items() if k not in own})
+
+    def calibrated(self, when: str, workloads: Mapping[Path, Workload]) -> None:
+        """Measure the client itself, and put what it adds at most into the manifest: the worse of before and after.
+
+        By the workload that asks most of it, at the highest speed that there will be.
+        """
+        options = Options(**self.scenario.options)
+        if self.scenario.sweep is not None:
+            options = dataclasses.replace(options, speed=options.speed * self.scenario.sweep.high)
+        path = max(workloads, key=lambda one: busiest(workloads[one], options, WINDOW_S).tokens)
+        label = self._label(path)
+        found = calibrate(
+            workloads[path],
+            options,
+            stop=self.stop,
+            progress=lambda at: self.say(Said(None, None, when, label, at)) if self.say else None,
+        )
+        if not found["stopped"]:
+            self.manifest["calibration"][when] = {"workload": label, **found}
+            self.manifest["calibration"] |= _bound(self.manifest["calibration"])
+
+    def _label(self, path: Path) -> str:
+        """What a workload is called."""
+        told = [(one["variant"] or "asis", one["file"]) for one in self.manifest["workloads"]]
+        return labels(told)[self.scenario.workloads.index(path)]
 
     def run(
         self, number: int, of: int | None, step: Step, workload: Workload, resume: bool
@@ -371,7 +408,7 @@ class _Made(NamedTuple):
 
     def _say(self, number: int, of: int | None, turn: Turn, progress: Progress | None) -> None:
         if self.say is not None:
-            self.say(Said(number, of, turn.engine.name, progress))
+            self.say(Said(number, of, turn.engine.name, self._label(turn.workload), progress))
 
 
 def _run(
@@ -399,7 +436,8 @@ def _run(
             isolation = _isolated(scenario, one, url, model, options, kinds, run)
         state["salt"] = isolation["salt"]
         made.save()
-        held, settings = server.capacity(engine, url, key, ca), server.settings(engine, url, key, ca)
+        held = server.capacity(engine, url, key, ca, one.metrics)
+        settings = server.settings(engine, url, key, ca, one.metrics)
         facts = {
             "version": server.version(engine, url, key, ca), "models": models, "model": model,
             "capacity_tokens": held.tokens, "capacity_from": held.source, "settings": settings,
@@ -412,7 +450,7 @@ def _run(
             speed=options.speed * step.speed,
             count=_counter(workload),
         )
-        scraper, watch = scrape.Scraper(url, engine, key, ca), gpu.Watch()
+        scraper, watch = scrape.Scraper(url, engine, key, ca, metrics=one.metrics), gpu.Watch()
         scraper.before()
 
         def began(zero_ns: int) -> None:
@@ -504,8 +542,9 @@ def _continued(salt: str | None) -> dict[str, Any]:
 
 def _ways(scenario: Scenario, one: Contender, kinds: set[str]) -> tuple[str, ...]:
     """How its cache can be parted between runs; nothing may do it where there is but one run of it."""
+    api = scenario.options.get("api")
     try:
-        return scenarios.ways(scenario.cache, one, kinds)
+        return scenarios.ways(scenario.cache, one, {api} if api else kinds)
     except UsageError:
         runs = len(scenario.workloads) * scenario.repeats + scenario.warmup_runs
         if scenario.cache == "auto" and scenario.sweep is None and runs == 1:
@@ -564,10 +603,7 @@ def _predicted(
 
 def endpoints(workload: Workload) -> set[str]:
     """Kinds of its requests: chat, completions, ids."""
-    kinds: set[str] = set()
-    for batch in workload.batches(["endpoint"]):
-        kinds.update(batch.column("endpoint").cast("string").unique().to_pylist())
-    return kinds
+    return set(workload.endpoints())
 
 
 def chosen_model(asked: str | None, served: Sequence[str], label: str) -> str | None:

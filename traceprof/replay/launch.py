@@ -47,6 +47,7 @@ from traceprof.engines.asking import asker
 from traceprof.engines.base import Engine
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.replay import server
+from traceprof.replay.guard import guard
 
 _PACKAGE = Path(traceprof.__file__).parent
 RECIPES = next(
@@ -55,6 +56,8 @@ RECIPES = next(
 )
 """Where the recipes are: in an installed package, or in a checkout."""
 LEFT_BEHIND_S = 3.0  # what a process that has ended leaves running may take to end, too
+LAST_LINES = 4  # of its log, in the error of an engine that did not start
+_UNSEEN = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f\u2500-\u257f]")
 GIVEN = ("port", "folder")  # variables that every recipe has
 _PLACE = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 _TOP = ("engine", "about", "checked", "default", "variables")
@@ -288,6 +291,8 @@ def started(
 ) -> Iterator[Started]:
     """An engine from its start until the block ends; all that its processes print goes to `log`, their {folder} is gone with them.
 
+    Should this process be killed, a guard does the same.
+
     `variables` may hold a `port`; without one a free port is taken.
     """
     plan = recipe.variant(variant)
@@ -301,26 +306,28 @@ def started(
     command, clean = _commands(plan, values)
     url = f"http://127.0.0.1:{port}"
     running: list[subprocess.Popen[bytes]] = []
-    try:
-        with log.open("wb") as out:
-            begun = time.monotonic()
-            for words in (*(_filled(words, values) for words in plan.beside), command):
-                process = _start(recipe, words, environment, out)
-                running.append(process)
-            _wait(recipe, url, ready_s or plan.ready_s, running, log, stop)
-            if plan.load:
-                _load_model(recipe, url, plan, values, begun + (ready_s or plan.ready_s))
-            cold_s = time.monotonic() - begun
-        yield Started(url, cold_s)
-    finally:
-        for process in reversed(running):
-            _stop(process, plan.stop_s)
-        if clean and running:
-            with log.open("ab") as out, contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                subprocess.run(
-                    clean, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, timeout=120, check=False
-                )  # fmt: skip
-        shutil.rmtree(folder, ignore_errors=True)  # engines keep what they were sent in it
+    with guard(folder.resolve(), plan.stop_s, clean, environment) as guarded:
+        try:
+            with log.open("wb") as out:
+                begun = time.monotonic()
+                for words in (*(_filled(words, values) for words in plan.beside), command):
+                    process = _start(recipe, words, environment, out)
+                    running.append(process)
+                    guarded.watch(process.pid)
+                _wait(recipe, url, ready_s or plan.ready_s, running, log, stop)
+                if plan.load:
+                    _load_model(recipe, url, plan, values, begun + (ready_s or plan.ready_s), log)
+                cold_s = time.monotonic() - begun
+            yield Started(url, cold_s)
+        finally:
+            for process in reversed(running):
+                _stop(process, plan.stop_s)
+            if clean and running:
+                with log.open("ab") as out, contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                    subprocess.run(
+                        clean, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, timeout=120, check=False
+                    )  # fmt: skip
+            shutil.rmtree(folder, ignore_errors=True)  # engines keep what they were sent in it
 
 
 def check(recipe: Recipe, variables: Mapping[str, str | int], variant: str | None = None) -> None:
@@ -439,22 +446,55 @@ def _wait(
         raise
     except TraceprofError as bad:
         if not alive():
-            raise TraceprofError(
-                f"{recipe.engine.label} ended with {dead[0].returncode} before it was ready",
-                path=log,
-                remedy="the file holds what it said",
-            ) from None
-        raise TraceprofError(bad.message, path=log, remedy="the file holds what it said") from None
+            ended = f"{recipe.engine.label} {_ended(dead[0].returncode)} before it was ready"
+            raise _failed(ended, log) from None
+        raise _failed(bad.message, log) from None
 
 
-def _load_model(recipe: Recipe, url: str, plan: Variant, values: Mapping[str, str], deadline: float) -> None:
+def _ended(code: int) -> str:
+    """How a process ended.
+
+    >>> _ended(3), _ended(-9)
+    ('ended with 3', 'was killed (SIGKILL)')
+    """
+    if code >= 0:
+        return f"ended with {code}"
+    with contextlib.suppress(ValueError):
+        return f"was killed ({signal.Signals(-code).name})"
+    return f"was killed ({-code})"
+
+
+def _failed(what: str, log: Path) -> TraceprofError:
+    """An error that says what the engine printed last."""
+    said = last_lines(log)
+    return TraceprofError(
+        f"{what}; it said last: {said}" if said else f"{what}, and said nothing",
+        path=log,
+        remedy="the file holds all of it" if said else None,
+    )
+
+
+def last_lines(log: Path, lines: int = LAST_LINES, characters: int = 500) -> str:
+    """The end of a log in one line, as much as is read at a glance; without colours, and frames of boxes."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - (64 << 10)))
+        text = file.read().decode("utf-8", "replace")
+    told = (_UNSEEN.sub("", line).strip(" |+-=") for line in text.splitlines())
+    said = " | ".join([line for line in told if line][-lines:])
+    return said if len(said) <= characters else "..." + said[-characters:]
+
+
+def _load_model(
+    recipe: Recipe, url: str, plan: Variant, values: Mapping[str, str], deadline: float, log: Path
+) -> None:
     ask = asker(url, timeout_s=max(1.0, deadline - time.monotonic()))
     body = _fill(plan.load.get("body", "{}"), values).encode()
     reply = ask("POST", plan.load["path"], body)
     if not reply.ok:
-        raise TraceprofError(
-            f"{recipe.engine.label} did not load the model: {plan.load['path']} answered {reply.status}",
-            remedy="check the name of the model",
+        answered = f"answered {reply.status}" if reply.status else "did not answer"
+        raise _failed(
+            f"{recipe.engine.label} did not load the model: {plan.load['path']} {answered}, check its name",
+            log,
         )
 
 

@@ -12,6 +12,7 @@
     [engines.a]                     # in the order in which they take turns
     engine = "vllm"                 # without it, what its name says (vllm-a), else the plain one
     url = "http://127.0.0.1:8000"   # or launch = "vllm:gpu", with variables = {model = "..."}
+    metrics = ["http://b:9090"]     # where its counters are, if not at url: behind a router one of each engine
     cache = {block_size = 16}       # options of the model of its cache (docs/engines.md) that it does not tell itself
     model = "..."
     api_key_env = "NAME"
@@ -47,6 +48,7 @@ from traceprof import engines
 from traceprof.engines.base import Engine
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.replay.launch import Recipe
+from traceprof.replay.server import Counters
 from traceprof.replay.settings import Options, Target
 
 ORDERS = ("interleaved", "mirrored", "blocked")
@@ -69,6 +71,7 @@ class Contender:
     cache: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     api_key_env: str | None = None
+    metrics: tuple[str, ...] = ()  # URLs of its counters, where they are not at `url`
 
 
 @dataclass(frozen=True)
@@ -256,15 +259,24 @@ def _contender(path: Path, name: str, told: Any) -> Contender:
     kind = take.text("engine")
     if kind is None and launch is not None:
         kind = launch if not launch.endswith(".toml") else Recipe.read(launch).engine.name
+    if kind is None and (near := engines.mistyped(name)):
+        raise take.bad("engine", f"is missing, and no engine is called {name}: did you mean {near}?")
     try:
         engine = engines.engine(kind) if kind else engines.named(name) or engines.engine("openai")
     except UsageError as bad:
         raise TraceprofError(f"engines.{name}.engine: {bad.message}", path=path, remedy=bad.remedy) from None
     made = Contender(
         name, engine, url, launch, take.text("variant") or variant or None, take.texts("variables"), take.table("cache"),
-        take.text("model"), take.text("api_key_env"),
+        take.text("model"), take.text("api_key_env"), tuple(take.words("metrics")) if "metrics" in told else (),
     )  # fmt: skip
     take.nothing_else()
+    for metrics in made.metrics:
+        try:
+            Counters.of(engine, metrics)
+        except UsageError as bad:
+            raise TraceprofError(
+                f"engines.{name}.metrics: {bad.message}", path=path, remedy=bad.remedy
+            ) from None
     if url is not None and (made.variant or made.variables):
         raise take.bad("variables", "and variant are for engines that are launched")
     return made

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from traceprof import schema
 from traceprof.engines import exposition
-from traceprof.engines.asking import Ask
-from traceprof.engines.base import GAUGES, Engine, Telemetry
+from traceprof.engines.asking import Ask, Reply
+from traceprof.engines.base import GAUGES, SHARES, Engine, Telemetry
 from traceprof.engines.exposition import Sample
-from traceprof.replay.server import asking
+from traceprof.replay.server import Counters, asking
 from traceprof.results import Run
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 class Scraper:
     """Reads one engine's counters: `before()`, `start(...)`, and `after()`, which gives all rows.
 
-    `trouble` says why there are none, where there are none.
+    They are where the engine answers, or at the URLs `metrics`: those of several engines behind one router are summed. `trouble` says why there are none, where there are none.
     """
 
     def __init__(
@@ -59,11 +59,15 @@ class Scraper:
         api_key: str | None = None,
         ca: Path | None = None,
         *,
+        metrics: Sequence[str] = (),
         ask: Ask | None = None,
     ) -> None:
         self._engine = engine
-        self._ask = ask or asking(url, api_key, ca, timeout_s=5)
-        self._path = "" if engine.telemetry is None else engine.telemetry.path
+        own = "" if engine.telemetry is None else engine.telemetry.path
+        self._places = [_Place(ask or asking(url, api_key, ca, timeout_s=5), own, "")]
+        if metrics:
+            elsewhere = [Counters.of(engine, one) for one in metrics]
+            self._places = [_Place(one.asking(ca, 5), one.path, one.authority) for one in elsewhere]
         self._read: list[tuple[int, str, list[Sample]]] = []  # ns, phase, samples
         self._zero_ns: int | None = None
         self._over = threading.Event()
@@ -123,22 +127,23 @@ class Scraper:
         telemetry = self._engine.telemetry
         if telemetry is None or (self.trouble is not None and phase != BEFORE):
             return False
-        reply = self._ask("GET", self._path, None)
-        if reply.status in (301, 302, 307, 308) and not self._path.endswith("/"):  # as mounted apps send
-            self._path += "/"
-            reply = self._ask("GET", self._path, None)
-        at_ns = time.monotonic_ns()
-        samples = exposition.parse(reply.body.decode("utf-8", "replace")) if reply.ok else []
-        if not samples:
-            self.missed += 1
-            if phase == BEFORE:
-                said = f"answered {reply.status}" if reply.status else "did not answer"
-                needs = f": start it with {telemetry.needs}" if telemetry.needs else ""
-                self.trouble = f"{self._engine.label}'s {telemetry.path} {said}, without counters{needs}"
-            return False
+        samples: list[Sample] = []
+        for place in self._places:
+            found, reply = place.read()
+            if not found:  # sums over some of several would be wrong
+                self.missed += 1
+                if phase == BEFORE:
+                    said = f"answered {reply.status}" if reply.status else "did not answer"
+                    needs = f": start it with {telemetry.needs}" if telemetry.needs else ""
+                    where = f" at {place.instance}" if place.instance else ""
+                    self.trouble = (
+                        f"{self._engine.label}'s {place.path}{where} {said}, without counters{needs}"
+                    )
+                return False
+            samples += found
         if phase == DURING:
             samples = _meaningful(telemetry, samples)
-        self._read.append((at_ns, phase, samples))
+        self._read.append((time.monotonic_ns(), phase, samples))
         return True
 
     def _rows(self) -> list[Row]:
@@ -153,6 +158,25 @@ class Scraper:
         ]
 
 
+class _Place:
+    """Where counters are read; `instance` goes as a label into each of them, as Prometheus does it, where there are several."""
+
+    def __init__(self, ask: Ask, path: str, instance: str) -> None:
+        self._ask, self.path, self.instance = ask, path, instance
+
+    def read(self) -> tuple[list[Sample], Reply]:
+        """All its samples, none where there are none to be had; and what it answered."""
+        reply = self._ask("GET", self.path, None)
+        if reply.status in (301, 302, 307, 308) and not self.path.endswith("/"):  # as mounted apps send
+            self.path += "/"
+            reply = self._ask("GET", self.path, None)
+        samples = exposition.parse(reply.body.decode("utf-8", "replace")) if reply.ok else []
+        if self.instance:
+            more = ("instance", self.instance)
+            samples = [one._replace(labels=tuple(sorted((*one.labels, more)))) for one in samples]
+        return samples, reply
+
+
 def _public(sample: Sample) -> Sample:
     return sample._replace(labels=tuple(pair for pair in sample.labels if pair[0] not in _PRIVATE))
 
@@ -164,7 +188,10 @@ def _meaningful(telemetry: Telemetry, samples: Iterable[Sample]) -> list[Sample]
 
 def _by_meaning(telemetry: Telemetry, samples: Sequence[Sample]) -> dict[str, float]:
     chosen = exposition.present(telemetry.series, samples)
-    return {meaning: exposition.total(series, samples) for meaning, series in chosen.items()}
+    return {
+        meaning: (exposition.mean if meaning in SHARES else exposition.total)(series, samples)
+        for meaning, series in chosen.items()
+    }
 
 
 def write(run: Run, rows: Sequence[Row]) -> None:

@@ -18,7 +18,7 @@ from traceprof import engines
 from traceprof.engines import exposition
 from traceprof.engines.asking import Ask, Reply, asker
 from traceprof.engines.base import Capacity, Engine
-from traceprof.errors import TraceprofError
+from traceprof.errors import TraceprofError, UsageError
 from traceprof.replay.settings import Target
 
 _VERSION_KEYS = ("version", "build_info")
@@ -35,6 +35,37 @@ class Held(NamedTuple):
 
     tokens: int | None
     source: str | None  # where it says so
+
+
+class Counters(NamedTuple):
+    """Where an engine's counters are, if not where it answers: at another port, or those of the engines behind a router.
+
+    >>> Counters.of(engines.engine("vllm"), "http://b:9090")
+    Counters(base='http://b:9090', path='/metrics')
+    """
+
+    base: str
+    path: str
+
+    @classmethod
+    def of(cls, engine: Engine, url: str) -> Counters:
+        """From a URL, whose path is the engine's own where it has none; raises UsageError where there is nothing to read."""
+        target = Target.of(url)
+        if engine.telemetry is None:
+            raise UsageError(
+                f"nothing is known of counters of {engine.label}", remedy="name the engine whose they are"
+            )
+        base = f"{'https' if target.tls else 'http'}://{target.authority}"
+        return cls(base, target.base or engine.telemetry.path)
+
+    @property
+    def authority(self) -> str:
+        """Its host and port."""
+        return Target.of(self.base).authority
+
+    def asking(self, ca: Path | None = None, timeout_s: float = 10) -> Ask:
+        """A way to read it; the key of the engine's API is not sent there."""
+        return asking(self.base, None, ca, timeout_s)
 
 
 class Flushed(NamedTuple):
@@ -59,7 +90,10 @@ def find(url: str, api_key: str | None = None, ca: Path | None = None) -> Engine
 def asking(url: str, api_key: str | None, ca: Path | None, timeout_s: float = 10) -> Ask:
     """A way to ask a server, with a key, and with the certificates to trust in place of the system's."""
     headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-    context = None if ca is None else ssl.create_default_context(cafile=ca)
+    try:
+        context = None if ca is None else ssl.create_default_context(cafile=ca)
+    except OSError:
+        raise UsageError("holds no certificates", path=ca, remedy="give a file of them in PEM") from None
     return asker(url, headers, timeout_s=timeout_s, context=context)
 
 
@@ -129,23 +163,49 @@ def version(engine: Engine, url: str, api_key: str | None = None, ca: Path | Non
     return found[:100] if found else None
 
 
-def capacity(engine: Engine, url: str, api_key: str | None = None, ca: Path | None = None) -> Held:
-    """Tokens of KV that it holds, as it says itself."""
-    ask = asking(url, api_key, ca)
+def capacity(
+    engine: Engine,
+    url: str,
+    api_key: str | None = None,
+    ca: Path | None = None,
+    metrics: Sequence[str] = (),
+) -> Held:
+    """Tokens of KV that it holds, as it says itself, or as its counters at `metrics` do."""
     for place in engine.capacity:
-        tokens = round(sum(_products(place, ask("GET", place.path, None))))
+        told = _told(engine, place, url, api_key, ca, metrics)
+        tokens = round(sum(sum(_products(place, reply)) for reply in told))
         if tokens:
             return Held(tokens, f"{place.path}: {' x '.join(place.factors)}")
     return Held(None, None)
 
 
-def settings(engine: Engine, url: str, api_key: str | None = None, ca: Path | None = None) -> dict[str, int]:
+def settings(
+    engine: Engine,
+    url: str,
+    api_key: str | None = None,
+    ca: Path | None = None,
+    metrics: Sequence[str] = (),
+) -> dict[str, int]:
     """Options of its cache's model, as far as it tells them and its replicas agree: block_size, page_size, slots."""
-    ask = asking(url, api_key, ca)
     told = {
-        name: set(_products(place, ask("GET", place.path, None))) for name, place in engine.settings.items()
+        name: {
+            value
+            for reply in _told(engine, place, url, api_key, ca, metrics)
+            for value in _products(place, reply)
+        }
+        for name, place in engine.settings.items()
     }
     return {name: round(values.pop()) for name, values in told.items() if len(values) == 1 and all(values)}
+
+
+def _told(
+    engine: Engine, place: Capacity, url: str, api_key: str | None, ca: Path | None, metrics: Sequence[str]
+) -> list[Reply]:
+    """What it answers there; where that is among its counters and those are elsewhere, what each of those says."""
+    if metrics and engine.telemetry is not None and place.path == engine.telemetry.path:
+        elsewhere = [Counters.of(engine, one) for one in metrics]
+        return [one.asking(ca)("GET", one.path, None) for one in elsewhere]
+    return [asking(url, api_key, ca)("GET", place.path, None)]
 
 
 def _products(place: Capacity, reply: Reply) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from traceprof.engines.bodies import APIS
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.replay.pacing import MODES
 
@@ -52,6 +54,13 @@ class Options:
             raise UsageError(
                 "a closed loop needs a concurrency", remedy="give --concurrency N, at least one a process"
             )
+        if self.mode != "closed" and self.concurrency:
+            raise UsageError(
+                f"a concurrency is for a closed loop, and the mode is {self.mode}",
+                remedy="say --mode closed, or leave --concurrency out",
+            )
+        if self.api is not None and self.api not in APIS:
+            raise UsageError(f"no API is called {self.api}", remedy=f"choose one of {', '.join(APIS)}")
         if self.history not in ("recorded", "live"):
             raise UsageError(f"no history {self.history}", remedy="choose recorded or live")
         if not self.speed > 0 or self.processes < 1 or self.retries < 0:
@@ -71,6 +80,9 @@ class Options:
         if not key.isascii() or not key.isprintable():
             raise UsageError(f"{self.api_key_env} does not hold a key: there is more than letters in it")
         return key
+
+
+_BARE = re.compile(r"[A-Za-z0-9._-]+:[0-9]{1,5}")  # a host and its port, which hold no secret
 
 
 class Target(NamedTuple):
@@ -95,8 +107,13 @@ class Target(NamedTuple):
             host, port = parts.hostname, parts.port
         except ValueError:
             host = port = None
+        if _BARE.fullmatch(url):
+            raise UsageError(f"{url} is not the URL of a server", remedy=f"write http://{url}")
         if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-            raise UsageError("not the URL of a server", remedy="give one like http://127.0.0.1:8000")
+            raise UsageError(
+                "not the URL of a server, which begins with http:// or https:// and ends in no ?query",
+                remedy="give one like http://127.0.0.1:8000",
+            )
         if parts.username or parts.password:
             raise UsageError(
                 f"the URL of {host} holds a password", remedy="put it into the environment: --api-key-env"

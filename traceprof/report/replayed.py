@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from traceprof.report.terminal import Page
 from traceprof.report.words import at, clean, duration, number, percent, plural, rows_of, short
+from traceprof.workloads import labels, sent_as
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,8 +18,26 @@ if TYPE_CHECKING:
 Told = Mapping[str, Any]
 NAME = 18  # characters of a run's name
 NOTABLE = 0.02  # difference of hit rates that is told
-COLUMNS = ("ok", "req/s", "tok/s", "ttft p50", "p99", "tpot p50", "cached", "model")
-WIDTHS = (5, 7, 7, 9, 7, 9, 8, 8)  # 80 columns with the name
+COLUMNS = (
+    ("ok", 5),
+    ("req/s", 7),
+    ("tok/s", 7),
+    ("ttft p50", 9),
+    ("p99", 7),
+    ("tpot p50", 9),
+    ("cached", 8),
+    ("model", 8),
+)  # 80 columns with the name
+SWEEP = (
+    ("ok", 5),
+    ("offered", 9),
+    ("achieved", 9),
+    ("ttft p50", 9),
+    ("p99", 7),
+    ("tpot p50", 9),
+    ("cached", 8),
+    ("SLO", 4),
+)  # the same
 
 
 def replayed(results: Results, console: Console) -> None:
@@ -28,34 +47,60 @@ def replayed(results: Results, console: Console) -> None:
     page.line(page.text(clean(results.path, 4096), "bold"), whole=True)
     states = rows_of(manifest, "runs")
     runs = {at(state, "number"): run.told() for state, run in zip(states, results.runs, strict=False)}
-    for n, workload in enumerate(rows_of(manifest, "workloads")):
+    workloads = rows_of(manifest, "workloads")
+    for n, workload in enumerate(workloads):
         mine = [state for state in states if at(state, "workload") == n]
         if mine:
-            _workload(workload, mine, runs, page)
+            _workload(workload, mine, runs, manifest, page)
     page.line()
+    names = labels([(str(at(one, "variant")), str(at(one, "file"))) for one in workloads])
     for one in rows_of(manifest, "sweep"):
-        _sweep(one, manifest, page)
+        _sweep(one, manifest, names, page)
     if at(manifest, "sweep") is None:
         for state in states:
-            _slo(state, page)
+            _slo(state, names, page)
     _client(manifest, page)
     starts = {at(told, "name"): at(told, "server", "cold_start_s") for told in runs.values()}
     if cold := ", ".join(f"{clean(name, 40)} {duration(s)}" for name, s in starts.items() if s is not None):
         page.prose(f"Cold starts: {cold}.")
     paths = {at(state, "number"): run for state, run in zip(states, results.runs, strict=False)}
     for state in states:
-        name = f"run {at(state, 'number')} ({clean(at(state, 'name'), 40)})"
+        name = _run(state, names)
         for note in _notes(state, runs.get(at(state, "number")) or {}, paths.get(at(state, "number"))):
             page.prose(f"{name}: {note}", "yellow", first="! ")
 
 
-def _workload(workload: Told, states: list[Told], runs: Mapping[int, Told], page: Page) -> None:
-    variant, requests = clean(at(workload, "variant"), 20), at(workload, "requests")
-    page.head(
-        clean(Path(at(workload, "file")).name, 40),
-        f"{variant}, {plural(requests, 'request')}; latencies in ms",
+def _run(state: Told, workloads: Sequence[str]) -> str:
+    """A run's number, engine and workload."""
+    on = clean(workloads[at(state, "workload")], 40)
+    return f"run {at(state, 'number')} ({clean(at(state, 'name'), 40)}, {on})"
+
+
+def _workload(
+    workload: Told, states: list[Told], runs: Mapping[int, Told], manifest: Told, page: Page
+) -> None:
+    """A line a run; those of a sweep by engine and rate."""
+    swept = at(manifest, "sweep") is not None or at(manifest, "scenario", "sweep") is not None
+    columns = SWEEP if swept else COLUMNS
+    api = at(manifest, "options", "api")
+    how = f"to {clean(api, 20)}" if api else sent_as(at(workload, "endpoints") or {})
+    what = (
+        f"{clean(at(workload, 'variant'), 20)}, {plural(at(workload, 'requests'), 'request')} {how}".rstrip()
     )
-    page.line(page.text(f"  {'run':{NAME}}" + _row(COLUMNS), "dim"))
+    units = "requests a second and ms" if swept else "latencies in ms"
+    page.head(clean(Path(at(workload, "file")).name, 40), f"{what}; {units}")
+    page.line(page.text(f"  {'run':{NAME}}" + _row([name for name, _ in columns], columns), "dim"))
+    engines = [at(one, "name") for one in rows_of(manifest, "engines")]
+    if swept:
+        states = sorted(
+            states,
+            key=lambda of: (
+                not at(of, "warmup"),
+                engines.index(at(of, "name")),
+                at(of, "speed"),
+                at(of, "number"),
+            ),
+        )
     for state in states:
         told = runs.get(at(state, "number")) or {}
         name = clean(at(state, "name"), 16) + (
@@ -66,31 +111,39 @@ def _workload(workload: Told, states: list[Told], runs: Mapping[int, Told], page
         if not told:
             page.line(f"  {name[:NAME]:{NAME}}{clean(at(state, 'state'), 20):>9}")
             continue
-        found = at(told, "summary") or {}
-        cells = (
-            short(at(found, "outcomes", "ok") or 0),
-            number(at(found, "requests_per_s")),
-            number(at(found, "output_tokens_per_s")),
-            _ms(at(found, "ttft", "p50")),
-            _ms(at(found, "ttft", "p99")),
-            _ms(at(found, "tpot", "p50")),
-            percent(at(found, "hit_rate")),
-            percent(at(told, "cache", "predicted_hit_rate")),
-        )
-        page.line(f"  {name[:NAME]:{NAME}}" + _row(cells))
+        page.line(f"  {name[:NAME]:{NAME}}" + _row(_cells(state, told, swept), columns))
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True))
+def _cells(state: Told, told: Told, swept: bool) -> tuple[str, ...]:
+    """What a run's line says."""
+    found = at(told, "summary") or {}
+    per_s = number(at(found, "requests_per_s"))
+    held = {True: "yes", False: "no"}.get(at(state, "held"), "-")
+    return (
+        short(at(found, "outcomes", "ok") or 0),
+        number(at(told, "rates", "scheduled_per_s")) if swept else per_s,
+        per_s if swept else number(at(found, "output_tokens_per_s")),
+        _ms(at(found, "ttft", "p50")),
+        _ms(at(found, "ttft", "p99")),
+        _ms(at(found, "tpot", "p50")),
+        percent(at(found, "hit_rate")),
+        held if swept else percent(at(told, "cache", "predicted_hit_rate")),
+    )
+
+
+def _row(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
+    return "".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, columns, strict=True))
 
 
 def _ms(seconds: Any) -> str:
     return "-" if seconds is None else number(1000 * seconds)
 
 
-def _sweep(found: Told, manifest: Told, page: Page) -> None:
+def _sweep(found: Told, manifest: Told, workloads: Sequence[str], page: Page) -> None:
     """The highest rate that held the SLO."""
     name, speed, failed = (clean(at(found, "name"), 40), at(found, "speed"), at(found, "failed_at"))
+    if len(workloads) > 1:
+        name += f" on {clean(workloads[at(found, 'workload')], 40)}"
     whole = rows_of(manifest, "workloads")[at(found, "workload")]
     span = (at(whole, "span_us") or 0) / 1e6
     per_s = at(whole, "requests") / span if span else None
@@ -106,17 +159,17 @@ def _sweep(found: Told, manifest: Told, page: Page) -> None:
     if speed is None:
         page.prose(f"{name} does not hold the SLO even at {failed:.3g} times the recorded rate", "bold")
         return
-    rate = "" if per_s is None else f", {number(per_s * speed)} requests a second"
+    rate = "" if per_s is None else f", {number(per_s * speed)} requests a second offered"
     above = "the highest that was tried" if failed is None else f"not at {failed:.3g}"
     page.prose(f"{name} holds the SLO up to {speed:.3g} times the recorded rate{rate} ({above})", "bold")
 
 
-def _slo(state: Told, page: Page) -> None:
+def _slo(state: Told, workloads: Sequence[str], page: Page) -> None:
     """Whether a run held it, where there is one."""
     if at(state, "held") is not None:
         reasons = "; ".join(clean(why, 100) for why in rows_of(state, "reasons"))
         held = "holds the SLO" if at(state, "held") else f"does not hold the SLO: {reasons}"
-        page.prose(f"Run {at(state, 'number')} ({clean(at(state, 'name'), 40)}) {held}.")
+        page.prose(f"R{_run(state, workloads)[1:]} {held}.")
 
 
 def _client(manifest: Told, page: Page) -> None:

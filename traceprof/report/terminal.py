@@ -21,6 +21,7 @@ from traceprof.report.words import (
     duration,
     engine_name,
     favourite,
+    finite,
     number,
     percent,
     plural,
@@ -205,10 +206,28 @@ def _engines(profile: Profile, page: Page) -> None:
                 row.append(f"  {note}", "dim")
         row.rstrip()
         page.line(row)
+    if above := _above_the_ceiling(engines):
+        page.prose(
+            f"{' and '.join(above)} {'has' if len(above) == 1 else 'have'} more than the infinite cache: the token of an answer that was "
+            "sampled last, of which others hold no KV, is kept, too.",
+            "dim",
+            2,
+        )
     if not at(profile, "cache", "machine", "given"):
         page.prose(
             "Nobody said what it runs on: see --model-config, --gpu-memory, --capacity-tokens.", "dim", 2
         )
+
+
+def _above_the_ceiling(engines: Mapping[str, Any]) -> list[str]:
+    """Engines that keep an answer to its last token, where that shows."""
+    ceiling = finite(at(engines, "infinite", "hit_rate"))
+    rates = {name: finite(at(engines, name, "hit_rate")) for name in ("mlx_lm", "vllm_mlx")}
+    return [
+        clean(at(engines, name, "label"), 20)
+        for name, rate in rates.items()
+        if None not in (rate, ceiling) and rate > ceiling  # type: ignore[operator]
+    ]
 
 
 def _replicas(profile: Profile, page: Page) -> None:
@@ -220,11 +239,11 @@ def _replicas(profile: Profile, page: Page) -> None:
     engine = engine_name(at(profile, "cache", "replicas", "engine"))
     each = short(at(profile, "cache", "replicas", "capacity_tokens_each"))
     page.head("Replicas behind a router", f"hit rate of {engine}'s cache, {each} KV tokens each")
-    page.line(page.text(f"  {'':31}{''.join(f'{n:>9}' for n in counts)}{'busiest':>10}", "dim"))
+    page.line(page.text(f"  {'':29}{''.join(f'{n:>9}' for n in counts)}{'busiest':>13}", "dim"))
     for label, of in rates.items():
-        row = f"  {clean(label, 30):31}{''.join(f'{percent(of[n].hit_rate if n in of else None):>9}' for n in counts)}"
+        row = f"  {clean(label, 29):29}{''.join(f'{percent(of[n].hit_rate if n in of else None):>9}' for n in counts)}"
         uneven = of[counts[-1]].load_imbalance if counts[-1] in of else None
-        page.line(row + ("" if uneven is None else f"{number(uneven):>6} x mean"))
+        page.line(row + ("" if uneven is None else f"{f'{number(uneven)} x mean':>13}"))
 
 
 def _providers(profile: Profile, page: Page) -> None:
@@ -384,12 +403,32 @@ def _verdict(profile: Profile, page: Page) -> None:
         ", ".join(part for part in (engine or "no engine clearly favoured", sure) if part),
         "bold cyan",
     )
+    headline = clean(at(profile, "verdict", "headline"), 600)
+    if headline:
+        page.prose(headline, indent=2)
     for reason in rows_of(profile, "verdict", "reasons"):
         page.prose(_reason(reason), indent=2, first="- ")
+    for text in rows_of(profile, "verdict", "disagreements"):
+        page.prose(f"But {clean(text, 300)}.", "yellow", indent=2)
+    for flip in rows_of(profile, "verdict", "flips"):
+        if at(flip, "text"):
+            page.prose(
+                f"{clean(at(flip, 'label'), 80)} {clean(at(flip, 'text'), 300)}", indent=2, first="flips: "
+            )
+    split = table_of(profile, "verdict", "split")
+    if split.get("rule"):
+        page.prose(f"{clean(split.get('text'), 600)} {clean(split['rule'], 600)}", indent=2, first="split: ")
+        page.prose(
+            "As configuration of LiteLLM, Olla, nginx or Envoy: verdict.split.config in profile.json.",
+            "dim",
+            9,
+        )
+    for text in rows_of(profile, "verdict", "advice"):
+        page.prose(clean(text, 600), indent=2, first="* ")
     caveat = clean(at(profile, "verdict", "caveat"), 600)
     if caveat:
         page.prose(caveat, "dim", indent=2)
-    unsure = [clean(u, 200) for u in rows_of(profile, "verdict", "unsure")]
+    unsure = [clean(u, 300) for u in rows_of(profile, "verdict", "unsure")]
     if unsure:
         page.prose(f"Not more sure, because {'; '.join(unsure)}.", indent=2)
     for other in rows_of(profile, "verdict", "alternatives"):

@@ -132,7 +132,8 @@ def make_workload(
         meta["notes"] = _notes(source, rows, made, prompts, tokenizer, asked)
         meta |= _counted(rows, prompts, asked, machine or Machine(), progress)
         meta["trace_hit_rate"] = steps[0]["hit_rate"]
-        return write_workload(out, _told(batches, len(rows.tokens), say), meta)
+        meta["endpoints"] = {}  # counted while they are written
+        return write_workload(out, _told(batches, len(rows.tokens), meta["endpoints"], say), meta)
 
 
 def _notes(
@@ -430,11 +431,15 @@ def _made(source: Source, rows: _Rows, made: Made, asked: Options, folder: Path)
             yield rows.batch(where, prompts)
 
 
-def _told(batches: Iterator[pa.RecordBatch], n: int, say: Progress) -> Iterator[pa.RecordBatch]:
-    """The same batches, while progress is told."""
+def _told(
+    batches: Iterator[pa.RecordBatch], n: int, endpoints: dict[str, int], say: Progress
+) -> Iterator[pa.RecordBatch]:
+    """The same batches, while progress is told and requests are counted by endpoint."""
     done = 0
     for batch in batches:
         done += len(batch)
+        for one in batch.column("endpoint").cast(pa.string()).value_counts().to_pylist():
+            endpoints[one["values"]] = endpoints.get(one["values"], 0) + one["counts"]
         say("prompts", done, n)
         yield batch
 
@@ -465,6 +470,9 @@ def _counted(
             "input_tokens": int(prompts.prompt[warmup].sum()),
             "hit_tokens": int(hits[warmup].sum()),
         },
-        "machine": machine.at(int((prompts.prompt + output).mean()))._asdict(),
+        "machine": {
+            **machine.at(int((prompts.prompt + output).mean()))._asdict(),
+            "given": machine.given,
+        },
         "expected": expected.expected(sent, machine, asked.engines, progress),
     }

@@ -108,7 +108,7 @@ def read(trace: Trace, progress: Progress | None = None) -> Source:
 
     seen = rows["seen"].to_numpy()
     rest = kept(
-        seen, np.ones(len(rows), bool), "no engine saw them: refused, or answered by a gateway's cache"
+        seen, np.ones(len(rows), bool), "seen by no engine: refused, or answered by a gateway's cache"
     )
     known = rest & (sizes.symbols >= 0)
     if known.any():
@@ -121,9 +121,9 @@ def read(trace: Trace, progress: Progress | None = None) -> Source:
         rest = kept(
             ~(cut & (sizes.symbols < 0)),
             rest,
-            "their prompts were cut or redacted by the logger, or lie on the server in part",
+            "with a prompt that the logger cut or redacted, or that lies on the server in part",
         )
-        rest = kept(sizes.symbols >= 0, rest, "the log does not identify their prompts")
+        rest = kept(sizes.symbols >= 0, rest, "with a prompt that the log does not identify")
         rest = kept(
             (sizes.hashed == hashed) & (units == unit),
             rest,
@@ -136,7 +136,7 @@ def read(trace: Trace, progress: Progress | None = None) -> Source:
     )
     if column == "input_ids":
         tokens = sizes.symbols
-    rest = kept(tokens > 0, rest, "their prompts are empty, or of unknown length")
+    rest = kept(tokens > 0, rest, "with an empty prompt, or one of unknown length")
     at = np.flatnonzero(rest)
     if not len(at):
         why = "; ".join(f"{one['requests']:,}: {one['reason']}" for one in left_out) or "the trace is empty"

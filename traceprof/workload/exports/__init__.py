@@ -57,6 +57,7 @@ class Exported(NamedTuple):
     requests: int
     left_out: list[str]  # what the workload holds and the file does not
     command: str  # how to use it
+    model: str | None  # whose name the command has; None: MODEL stands there
 
 
 def find(name: str) -> Export:
@@ -106,17 +107,17 @@ def export(
                 f"{name} can take none of its requests: {why}", path=workload.path, remedy="another --export"
             )
     span_s = prompts.last_us / 1e6
+    named = model or prompts.model
     told = Told(
-        model=model or prompts.model or "MODEL",
+        model=named or "MODEL",
         requests=prompts.taken,
         rate=round(prompts.taken / span_s, 3) if span_s else float("inf"),
         seconds=math.ceil(span_s),
         block_size=prompts.block_size,
         chat=prompts.chat,
     )
-    return Exported(
-        path, prompts.taken, prompts.left_out(module.CARRIES), module.command(os.fspath(path), told)
-    )
+    command = module.command(os.fspath(path), told)
+    return Exported(path, prompts.taken, prompts.left_out(module.CARRIES), command, named)
 
 
 @contextlib.contextmanager
