@@ -5,6 +5,7 @@ Models are those of `tests.drive`. Times are ns.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -35,9 +36,13 @@ class Told(NamedTuple):
 
 
 def step_ns(costs, decoding, tokens, read, pairs):
-    step, seq, weight, expert, share, token, kv, pair = costs
+    step, seq, weight, expert, share, token, kv, pair, overlap = costs
     moved = weight + (expert * (1.0 - (1.0 - share) ** tokens) if expert else 0.0)
-    return max(1, int(step + seq * decoding + max(moved, token * tokens) + kv * read + pair * pairs + 0.5))
+    products = token * tokens
+    work = max(moved, products)
+    if overlap < math.inf and moved > 0 and products > 0:
+        work *= (1.0 + (min(moved, products) / work) ** overlap) ** (1.0 / overlap)
+    return max(1, int(step + seq * decoding + work + kv * read + pair * pairs + 0.5))
 
 
 def run(requests, sent, model, quantum, limit, rules, costs):

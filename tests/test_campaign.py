@@ -201,8 +201,9 @@ def test_what_failed_before_anything_was_sent_is_no_obstacle(tmp_path):
     with vllm("noflush") as url, pytest.raises(TraceprofError):
         replay(scene([path], vllm_at("a", url), cache="flush"), tmp_path / "r", QUICK)
     with vllm() as url:
-        found = replay(scene([path], vllm_at("a", url)), tmp_path / "r", QUICK)
+        found = replay(scene([path], vllm_at("b", url)), tmp_path / "r", QUICK)
     assert [s["state"] for s in found.manifest["runs"]] == ["done"]
+    assert [run.path.name for run in found.runs] == ["000-b"]
 
 
 def test_a_model_that_is_not_served_is_an_error(tmp_path):
@@ -412,13 +413,24 @@ def test_counters_may_be_at_another_address(tmp_path):
         done = command(*words, "--metrics-url", f"http://127.0.0.1:{elsewhere}", "-o", "r", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         dead = command(*words, "--metrics-url", "http://127.0.0.1:9", "-o", "s", cwd=tmp_path)
-    assert dead.returncode == 1 and "vLLM's /metrics at 127.0.0.1:9 did not answer" in dead.stderr
+        none = command(*words, "--metrics-url", f"{url}/health", "-o", "s", cwd=tmp_path)
+        router = Contender("r", engine("litellm"), url, metrics=(f"http://127.0.0.1:{elsewhere}",))
+        behind = campaign.scrape.whose(router.engine, router.metrics)
+        plain = dataclasses.replace(router, engine=engine("openai"))
+        found = replay(scene([path], plain), tmp_path / "t", QUICK)
+    assert dead.returncode == 1 and "/metrics at 127.0.0.1:9 did not answer" in dead.stderr
+    assert none.returncode == 1 and "answered 200, without counters" in none.stderr
     assert not (tmp_path / "s").exists()
     told = json.loads(done.stdout)
     (run,) = told["results"]
     assert all(check["agrees"] for check in run["counters"]["against_requests"])
     assert run["server"]["settings"] == {"block_size": 4} and run["server"]["capacity_tokens"] == 100_000
     assert told["engines"][0]["counters_at"] == [f"127.0.0.1:{elsewhere}"]
+    assert behind.name == "vllm"
+    run = found.runs[0].told()
+    assert run["counters"]["of"] == "vllm" and run["engine"]["name"] == "openai"
+    assert all(check["agrees"] for check in run["counters"]["against_requests"])
+    assert run["counters"]["hit_rate"] > 0 and run["server"]["capacity_tokens"] == 100_000
 
 
 def test_what_goes_on_is_told_with_engine_and_workload(tmp_path):
@@ -528,7 +540,6 @@ def test_how_requests_failed_is_printed_without_their_messages(tmp_path):
         (("W", "--engine", "http://127.0.0.1:9", "--mode", "closed"), "a closed loop needs a concurrency"),
         (("W", "--engine", "vllm=http://127.0.0.1:9", "--metrics-url", "x=http://127.0.0.1:9"), "no engine here is called that; there is vllm"),
         (("W", "--engine", "vllm=http://127.0.0.1:9", "--metrics-url", "b:9"), "--metrics-url: b:9 is not the URL of a server"),
-        (("W", "--engine", "openai=http://127.0.0.1:9", "--metrics-url", "http://b"), "nothing is known of counters of OpenAI-compatible"),
         (("W", "--launch", "nope"), "no engine is called"),
         (("W", "--launch", "llamacpp:nope", "--set", "model=x"), "no variant is called nope"),
         (("W", "--launch", "llamacpp", "--set", "modle=x"), "no recipe has it"),

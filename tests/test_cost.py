@@ -6,6 +6,7 @@ import doctest
 import json
 import tomllib
 from importlib import resources
+from math import inf
 
 import pytest
 
@@ -157,7 +158,7 @@ def test_experts_are_read_as_far_as_tokens_are_routed_to_them():
     assert qwen.model.weight_bytes / 2e9 == pytest.approx(30.5, rel=0.01)
     assert (qwen.active_parameters + 2 * 151936 * 2048) / 1e9 == pytest.approx(3.35, rel=0.02)
     # one token alone reads an eighth of 128 experts in the formula, many read all
-    one = Costs.of(card("h100"), qwen, 1, Factors())
+    one = Costs.of(card("h100").ideal(), qwen, 1, Factors())
     assert one.step(decoding=1, read_tokens=0) == pytest.approx(one.weight_s + one.expert_s * 8 / 128)
     assert one.step(decoding=400, read_tokens=0) == pytest.approx(one.weight_s + one.expert_s, rel=1e-6)
 
@@ -202,7 +203,8 @@ def test_what_cannot_be_read_says_so(tmp_path):
 
 def test_a_token_alone_takes_the_time_of_reading_the_weights():
     """Llama-3.1-8B in bf16 on an H100: 15.01 GB at 3.35 TB/s x 0.77, and 1.2 ms of the engine's own."""
-    costs = Costs.of(card("h100"), preset("Llama-3.1-8B"), 1, Factors(memory=0.77, step_s=1.2e-3))
+    found = card("h100")._replace(overlap=inf)
+    costs = Costs.of(found, preset("Llama-3.1-8B"), 1, Factors(memory=0.77, step_s=1.2e-3))
     by_hand = 2 * (8_030_261_248 - 128_256 * 4096) / (3.35e12 * 0.77) + 1.2e-3
     assert costs.step(decoding=1, read_tokens=0) == pytest.approx(by_hand)
     # 8,000 tokens of context: 128 KiB each
@@ -211,10 +213,22 @@ def test_a_token_alone_takes_the_time_of_reading_the_weights():
     )
 
 
+def test_reading_weights_and_products_hide_each_other_in_part():
+    """Where both take as long, a step takes 2^(1/1.5) times that; where one is nothing, the other alone."""
+    costs = Costs(0, 0, 1.0, 0, 0, 0.01, 0, 0, 0, 1.5)
+    assert costs.step(decoding=100, read_tokens=0) == pytest.approx(2 ** (1 / 1.5))
+    assert costs._replace(overlap=inf).step(decoding=100, read_tokens=0) == 1.0
+    assert costs._replace(overlap=1.0).step(decoding=100, read_tokens=0) == pytest.approx(2.0)
+    assert costs._replace(token_s=0.0).step(decoding=100, read_tokens=0) == 1.0
+
+
 def test_a_long_prompt_takes_its_products_and_its_pairs():
     """28,650 tokens on an A100: 2 x 6.98 G products a token, 4 x 4,096 a pair and layer, at the shares given."""
     costs = Costs.of(
-        card("a100"), preset("Llama-3.1-8B"), 1, Factors(compute=0.7, memory=0.77, attention=0.5)
+        card("a100")._replace(overlap=inf),
+        preset("Llama-3.1-8B"),
+        1,
+        Factors(compute=0.7, memory=0.77, attention=0.5),
     )
     tokens = 28_650
     pairs = tokens * (tokens + 1) / 2

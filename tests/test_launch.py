@@ -186,6 +186,10 @@ def test_one_that_dies_early_is_told_by_its_exit_code(tmp_path):
         (b"\n \n", ""),
         (b"one\n\ntwo\nthree\n\nfour\nfive\n", "two | three | four | five"),
         (b"\x1b[31mred\x1b[0m\r\n\xe2\x94\x82 boxed \xe2\x94\x82\n\xff\n", "red | boxed | \ufffd"),
+        (
+            b'why\n(A pid=1) ERROR [a.py:7]   File "a.py", line 7, in f\n(A pid=1) ERROR [a.py:7]     g()\n(A pid=1) ERROR [a.py:7] E: x\n',
+            "why | (A pid=1) ERROR [a.py:7] E: x",
+        ),
         (b"x" * 2000, "..." + "x" * 500),
         (b"old\n" * 100_000 + b"last", "old | old | old | last"),
     ],

@@ -25,6 +25,7 @@ class Costs(NamedTuple):
     kv_s: float = 0.0
     pair_s: float = 0.0
     request_s: float = 0.0
+    overlap: float = float("inf")
 
 
 @st.composite
@@ -52,7 +53,7 @@ def sends(requests, waits, times):
 
 def both(requests, sent, total, block, how, costs):
     pool = Pool(total, block)
-    ns = tuple(round(c * 1e9, 6) if i != 4 else c for i, c in enumerate(costs[:8]))
+    ns = (*(round(c * 1e9, 6) if i != 4 else c for i, c in enumerate(costs[:8])), costs.overlap)
     slow, (waited, preempted) = machine.run(requests, sent, pool, block, (total - 1) * block, how, ns)
     load = Load(*(np.array([s[i] for s in sent], np.int64) for i in range(3)), places=how.places)
     scheduler = Scheduler(
@@ -81,6 +82,7 @@ COSTS = (
     Costs(0, 0, 0, 0, 0, 1e-6),
     Costs(1e-6, 0, 1e-6, 4e-6, 0.3, 1e-7),
     Costs(1e-9),
+    Costs(1e-6, 0, 3e-6, 1e-6, 0.2, 4e-7, 2e-9, 1e-9, 0, 1.5),
 )
 
 
@@ -153,7 +155,15 @@ def test_alone_faster_hardware_is_never_later(name):
         load = Load.closed(traffic.requests, 1)
         scheduler = Scheduler(name, 4, 64, 64, True)
         slow, fast = (
-            serve(name, traffic, load, scheduler, Costs(*(c * k for c in COSTS[0])), 100_000) for k in (2, 1)
+            serve(
+                name,
+                traffic,
+                load,
+                scheduler,
+                COSTS[0]._replace(**{n: k * c for n, c in COSTS[0]._asdict().items() if n != "overlap"}),
+                100_000,
+            )
+            for k in (2, 1)
         )
         assert (slow.hit_tokens == fast.hit_tokens).all()
         assert (fast.end - fast.sent <= slow.end - slow.sent).all()

@@ -81,22 +81,23 @@ def test_predictions_of_figures_that_can_be_are_near(found):
 
 
 def test_ten_workloads_of_one_card_from_four_of_another(found):
-    """Factors learnt from four workloads on an H100 predict the other six there, and all ten on an H200, within a tenth."""
+    """Factors learnt from four workloads on an H100 predict the other six there, and all ten on an H200, within an eighth."""
     h100 = [one for one in of(found, "Llama-3.1-8B FP8, one H100") if one.kind == "predicted"]
     h200 = of(found, "Llama-3.1-8B FP8, one H200")
     assert len(h100) == 6 and len(h200) == 10
-    assert off(h100 + h200).max() < 1.1
+    assert off(h100 + h200).max() < 1.125
+    assert np.median(off(h100 + h200)) < 1.05
 
 
 def test_a_larger_model_on_other_cards_with_nothing_fitted(found):
-    """Llama-3.3-70B on two H100s, an H200, and in FP4 on a B200: thirty workloads within 1.4, half within 1.2."""
+    """Llama-3.3-70B on two H100s, an H200, and in FP4 on a B200: thirty workloads within 1.25, half within 1.1."""
     chosen = [
         one
         for group in ("70B FP8, 2 x H100", "70B FP8, one H200", "70B FP4, one B200")
         for one in of(found, group)
     ]
     assert len(chosen) == 30
-    assert off(chosen).max() < 1.4 and np.median(off(chosen)) < 1.2
+    assert off(chosen).max() < 1.25 and np.median(off(chosen)) < 1.1
 
 
 def test_more_at_once_from_one_at_a_time(found):

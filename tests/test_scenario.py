@@ -100,10 +100,6 @@ WRONG = [
         TWO + '[engines.vllm-z]\nurl = "http://u"\nmetrics = ["v:9"]\n',
         "engines.vllm-z.metrics: v:9 is not the URL",
     ),
-    (
-        TWO + '[engines.z]\nurl = "http://u"\nmetrics = ["http://v"]\n',
-        "nothing is known of counters of OpenAI-compatible",
-    ),
     (TWO + '[options]\napi = "foo"\n', "options: no API is called foo; choose one of chat, completions"),
     (TWO + "[options]\nconcurrency = 4\n", "options: a concurrency is for a closed loop"),
     (

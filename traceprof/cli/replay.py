@@ -227,7 +227,6 @@ def _with_metrics(
     import dataclasses
 
     from traceprof.errors import UsageError
-    from traceprof.replay.server import Counters
 
     names = [one.name for one in engines]
     at: dict[str, list[str]] = {}
@@ -240,7 +239,6 @@ def _with_metrics(
                 f"--metrics-url {name}: no engine here is called that",
                 remedy=f"there {'is' if len(names) == 1 else 'are'} {', '.join(names)}",
             )
-        Counters.of(engines[names.index(name)].engine, url)  # says where nothing is to be had
         at.setdefault(name, []).append(url)
     return tuple(dataclasses.replace(one, metrics=tuple(at.get(one.name, ()))) for one in engines)
 

@@ -62,13 +62,15 @@ _NEVER = np.int64(1) << 62
 @jit
 def _step_ns(costs: F64, decoding: Int, tokens: Int, read: Float, pairs: Float) -> Int:
     """How long a step takes, ns: see `traceprof.simulate.cost.Costs`."""
-    step, seq, weight, expert, share, token, kv, pair = costs
+    step, seq, weight, expert, share, token, kv, pair, overlap = costs
     moved = weight
     if expert > 0.0:
         moved += expert * (1.0 - (1.0 - share) ** tokens)
-    return max(
-        1, np.int64(step + seq * decoding + max(moved, token * tokens) + kv * read + pair * pairs + 0.5)
-    )
+    products = token * tokens
+    work = max(moved, products)
+    if overlap < np.inf and moved > 0.0 and products > 0.0:
+        work *= (1.0 + (min(moved, products) / work) ** overlap) ** (1.0 / overlap)
+    return max(1, np.int64(step + seq * decoding + work + kv * read + pair * pairs + 0.5))
 
 
 @jit

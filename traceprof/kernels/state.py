@@ -32,7 +32,7 @@ class Machine(NamedTuple):
     """Times in ns. What comes before `intended` is given, the rest is filled."""
 
     rules: I64  # [RULES] ON: 0 where times are those of the log
-    costs: F64  # [8] ns: as `traceprof.simulate.cost.Costs`, but for request_s
+    costs: F64  # [9] ns: as `traceprof.simulate.cost.Costs`, but for request_s
     scheduled: I64  # [request] when it is to be sent, at the earliest
     think: I64  # [request] from the end of the turn before
     child: I64  # [request] the first of those that wait for its end, -1: none
@@ -89,7 +89,7 @@ def machine(
 def no_machine() -> Machine:
     """What stands in a clock of recorded times."""
     nothing = np.zeros(0, np.int64)
-    return machine(np.zeros(RULES, np.int64), np.zeros(8), nothing, nothing, nothing)
+    return machine(np.zeros(RULES, np.int64), np.zeros(9), nothing, nothing, nothing)
 
 
 class Clock(NamedTuple):

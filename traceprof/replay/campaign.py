@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import hashlib
 import random
+import shutil
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -140,11 +141,7 @@ def _check(
             chosen_model(
                 one.model, server.models(one.engine, one.url, options.api_key(), options.ca), one.engine.label
             )
-            if one.metrics:
-                scraper = scrape.Scraper(one.url, one.engine, ca=options.ca, metrics=one.metrics)
-                scraper.before()
-                if scraper.trouble is not None:
-                    raise TraceprofError(scraper.trouble, remedy="check the URL of its counters")
+            scrape.whose(one.engine, one.metrics, options.ca)
         elif one.launch is not None:
             launch.check(launch.Recipe.read(one.launch), one.variables, one.variant)
 
@@ -270,7 +267,7 @@ def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[st
             {
                 "name": one.name, "engine": one.engine.name, "at": None if one.url is None else Target.of(one.url).authority,
                 "launch": one.launch, "variant": one.variant, "variables": dict(one.variables), "cache": dict(one.cache),
-                "model": one.model, "counters_at": [server.Counters.of(one.engine, url).authority for url in one.metrics],
+                "model": one.model, "counters_at": [server.Counters.of(url).authority for url in one.metrics],
             }
             for one in scenario.engines
         ],
@@ -290,6 +287,9 @@ def _open(folder: Path, told: dict[str, Any], resume: bool) -> Results:
             raise TraceprofError(
                 "holds results", path=folder, remedy="give another -o, or go on with --resume"
             )
+        if there:
+            for run in Results(folder).runs:  # of engines that did not start
+                shutil.rmtree(run.path)
         return write_manifest(folder, told)
     if not there:
         raise TraceprofError("holds nothing to go on with", path=folder, remedy="leave --resume out")
@@ -436,8 +436,12 @@ def _run(
             isolation = _isolated(scenario, one, url, model, options, kinds, run)
         state["salt"] = isolation["salt"]
         made.save()
-        held = server.capacity(engine, url, key, ca, one.metrics)
-        settings = server.settings(engine, url, key, ca, one.metrics)
+        counting = scrape.whose(engine, one.metrics, ca)
+        own = one.metrics if counting is engine else ()
+        held = server.capacity(engine, url, key, ca, own)
+        if held.tokens is None and counting is not engine:
+            held = server.capacity(counting, url, key, ca, one.metrics)
+        settings = server.settings(engine, url, key, ca, own)
         facts = {
             "version": server.version(engine, url, key, ca), "models": models, "model": model,
             "capacity_tokens": held.tokens, "capacity_from": held.source, "settings": settings,
@@ -450,7 +454,7 @@ def _run(
             speed=options.speed * step.speed,
             count=_counter(workload),
         )
-        scraper, watch = scrape.Scraper(url, engine, key, ca, metrics=one.metrics), gpu.Watch()
+        scraper, watch = scrape.Scraper(url, counting, key, ca, metrics=one.metrics), gpu.Watch()
         scraper.before()
 
         def began(zero_ns: int) -> None:
@@ -479,9 +483,9 @@ def _run(
         "name": one.name, "repeat": step.turn.repeat, "warmup_run": step.turn.warmup, "speed": step.speed,
         "workload": str(workload.path), "server": facts, "isolation": {k: isolation[k] for k in ("how", "ok", "why")},
         "counters": {
-            **scrape.counted(engine, rows)._asdict(), "missed_scrapes": scraper.missed,
+            "of": counting.name, **scrape.counted(counting, rows)._asdict(), "missed_scrapes": scraper.missed,
             "trouble": "the run was cut off: counters of its last part only" if from_us else scraper.trouble,
-            "against_requests": [] if from_us else scrape.reconcile(engine, rows, requests),
+            "against_requests": [] if from_us else scrape.reconcile(counting, rows, requests),
         },
         "gpu": gpus,
         "cache": against(afresh, expected, engine.cache),

@@ -36,7 +36,7 @@ import subprocess
 import threading
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -58,6 +58,7 @@ RECIPES = next(
 LEFT_BEHIND_S = 3.0  # what a process that has ended leaves running may take to end, too
 LAST_LINES = 4  # of its log, in the error of an engine that did not start
 _UNSEEN = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x1f\x7f\u2500-\u257f]")
+_FRAME = re.compile(r'File ".*", line \d+|Traceback \(most recent call last\)')
 GIVEN = ("port", "folder")  # variables that every recipe has
 _PLACE = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 _TOP = ("engine", "about", "checked", "default", "variables")
@@ -475,13 +476,26 @@ def _failed(what: str, log: Path) -> TraceprofError:
 
 
 def last_lines(log: Path, lines: int = LAST_LINES, characters: int = 500) -> str:
-    """The end of a log in one line, as much as is read at a glance; without colours, and frames of boxes."""
+    """The end of a log in one line, as much as is read at a glance; without colours, boxes and the frames of tracebacks."""
     with log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - (64 << 10)))
         text = file.read().decode("utf-8", "replace")
-    told = (_UNSEEN.sub("", line).strip(" |+-=") for line in text.splitlines())
+    told = (_UNSEEN.sub("", line).strip(" |+-=") for line in _without_frames(text.splitlines()))
     said = " | ".join([line for line in told if line][-lines:])
     return said if len(said) <= characters else "..." + said[-characters:]
+
+
+def _without_frames(lines: Iterable[str]) -> Iterator[str]:
+    """Lines of a log without the frames of Python's tracebacks, also where something stands before each line.
+
+    >>> list(_without_frames(['a', 'Traceback (most recent call last):', '  File "x.py", line 1, in f', '    g()', '    ^^^', 'Error: b']))
+    ['a', 'Error: b']
+    """
+    within = False
+    for line in lines:
+        within = bool(_FRAME.search(line)) or (within and "    " in line)
+        if not within:
+            yield line
 
 
 def _load_model(

@@ -48,7 +48,6 @@ from traceprof import engines
 from traceprof.engines.base import Engine
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.replay.launch import Recipe
-from traceprof.replay.server import Counters
 from traceprof.replay.settings import Options, Target
 
 ORDERS = ("interleaved", "mirrored", "blocked")
@@ -272,7 +271,7 @@ def _contender(path: Path, name: str, told: Any) -> Contender:
     take.nothing_else()
     for metrics in made.metrics:
         try:
-            Counters.of(engine, metrics)
+            Target.of(metrics)
         except UsageError as bad:
             raise TraceprofError(
                 f"engines.{name}.metrics: {bad.message}", path=path, remedy=bad.remedy

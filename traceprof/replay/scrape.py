@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from traceprof import schema
+from traceprof import engines, schema
 from traceprof.engines import exposition
 from traceprof.engines.asking import Ask, Reply
 from traceprof.engines.base import GAUGES, SHARES, Engine, Telemetry
 from traceprof.engines.exposition import Sample
+from traceprof.errors import TraceprofError
 from traceprof.replay.server import Counters, asking
 from traceprof.results import Run
 
@@ -46,6 +47,37 @@ class Row(NamedTuple):
     value: float
 
 
+def whose(engine: Engine, metrics: Sequence[str], ca: Path | None = None) -> Engine:
+    """The engine whose counters are at these URLs: its own, or behind a router those of the engines that it asks.
+
+    Raises TraceprofError where one of them does not answer, or has no counters that are known.
+    """
+    if not metrics:
+        return engine
+    samples: list[Sample] = []
+    for url in metrics:
+        at = Counters.of(url)
+        found, reply = _Place(at.asking(ca, 5), at.path, at.authority).read()
+        if not found:
+            said = f"answered {reply.status}, without counters" if reply.status else "did not answer"
+            raise TraceprofError(
+                f"{at.path} at {at.authority} {said}", remedy="check the URL of the counters"
+            )
+        samples += found
+    known: dict[str, int] = {}
+    for one in (engine, *map(engines.engine, engines.NAMES)):
+        if one.telemetry is not None:
+            known.setdefault(one.name, len(exposition.present(one.telemetry.series, samples)))
+    name = engine.name if known.get(engine.name) else max(known, key=lambda one: known[one])
+    if not known[name]:
+        at = Counters.of(metrics[0])
+        raise TraceprofError(
+            f"{at.path} at {at.authority} has no counter of an engine that is known",
+            remedy="check the URL of the counters",
+        )
+    return engine if name == engine.name else engines.engine(name)
+
+
 class Scraper:
     """Reads one engine's counters: `before()`, `start(...)`, and `after()`, which gives all rows.
 
@@ -66,7 +98,7 @@ class Scraper:
         own = "" if engine.telemetry is None else engine.telemetry.path
         self._places = [_Place(ask or asking(url, api_key, ca, timeout_s=5), own, "")]
         if metrics:
-            elsewhere = [Counters.of(engine, one) for one in metrics]
+            elsewhere = [Counters.of(one) for one in metrics]
             self._places = [_Place(one.asking(ca, 5), one.path, one.authority) for one in elsewhere]
         self._read: list[tuple[int, str, list[Sample]]] = []  # ns, phase, samples
         self._zero_ns: int | None = None

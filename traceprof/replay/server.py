@@ -40,23 +40,18 @@ class Held(NamedTuple):
 class Counters(NamedTuple):
     """Where an engine's counters are, if not where it answers: at another port, or those of the engines behind a router.
 
-    >>> Counters.of(engines.engine("vllm"), "http://b:9090")
-    Counters(base='http://b:9090', path='/metrics')
+    >>> Counters.of("http://b:9090"), Counters.of("http://b/prometheus/metrics").path
+    (Counters(base='http://b:9090', path='/metrics'), '/prometheus/metrics')
     """
 
     base: str
     path: str
 
     @classmethod
-    def of(cls, engine: Engine, url: str) -> Counters:
-        """From a URL, whose path is the engine's own where it has none; raises UsageError where there is nothing to read."""
+    def of(cls, url: str) -> Counters:
+        """From a URL, whose path is /metrics where it has none; raises UsageError where it is none of a server."""
         target = Target.of(url)
-        if engine.telemetry is None:
-            raise UsageError(
-                f"nothing is known of counters of {engine.label}", remedy="name the engine whose they are"
-            )
-        base = f"{'https' if target.tls else 'http'}://{target.authority}"
-        return cls(base, target.base or engine.telemetry.path)
+        return cls(f"{'https' if target.tls else 'http'}://{target.authority}", target.base or "/metrics")
 
     @property
     def authority(self) -> str:
@@ -203,7 +198,7 @@ def _told(
 ) -> list[Reply]:
     """What it answers there; where that is among its counters and those are elsewhere, what each of those says."""
     if metrics and engine.telemetry is not None and place.path == engine.telemetry.path:
-        elsewhere = [Counters.of(engine, one) for one in metrics]
+        elsewhere = [Counters.of(one) for one in metrics]
         return [one.asking(ca)("GET", one.path, None) for one in elsewhere]
     return [asking(url, api_key, ca)("GET", place.path, None)]
 

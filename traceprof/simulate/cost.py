@@ -1,19 +1,23 @@
 """How long a step of an engine takes: a roofline of weights, products, KV cache and attention, plus what the engine adds.
 
-    step = step_s + seq_s x D + max(weight_s + expert_s x (1 - (1 - expert_share)^N), token_s x N) + kv_s x R + pair_s x A
+    step = step_s + seq_s x D + both(W, token_s x N) + kv_s x R + pair_s x A
+    W = weight_s + expert_s x (1 - (1 - expert_share)^N)
+    both(a, b) = (a^p + b^p)^(1/p)
 
     D  sequences that decode one token in the step
     N  tokens computed in it: D and those of prompt chunks
     R  tokens of KV cache read: contexts of the decoding sequences, and what stands before each prompt chunk
     A  pairs of query and key in prompt chunks: for each, new x (before + (new + 1) / 2)
 
-Weights are read while products run, so the slower of the two counts; attention is a phase of its own in each layer. With
+Weights are read while products run, but not quite: with p = infinity the slower of the two counts, with 1 their sum. Engines on
+NVIDIA's cards lie near 1.5, by 40 of NVIDIA's own measurements (docs/hardware.md). Attention is a phase of its own in each layer. With
 tensor parallelism weights, products and KV are divided over the cards; two all-reduces a layer add their latency to the step
 and their bytes to each token.
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 from traceprof.simulate.hardware import Card, Factors
@@ -34,6 +38,7 @@ class Costs(NamedTuple):
     kv_s: float
     pair_s: float
     request_s: float  # outside the steps; adds to TTFT, occupies nothing
+    overlap: float = inf  # p
 
     @classmethod
     def of(cls, card: Card, shape: Shape, gpus: int, factors: Factors, *, context_tokens: int = 0) -> Costs:
@@ -72,6 +77,7 @@ class Costs(NamedTuple):
             kv_s=shape.model.token_bytes(gpus, context_tokens) / bandwidth,
             pair_s=shape.pair_flops_at(context_tokens) / between,
             request_s=factors.request_s,
+            overlap=card.overlap,
         )
 
     def step(self, *, decoding: int, read_tokens: float, prompt_tokens: int = 0, pairs: float = 0.0) -> float:
@@ -82,13 +88,17 @@ class Costs(NamedTuple):
         """
         tokens = decoding + prompt_tokens
         weights = self.weight_s + self.expert_s * (1 - (1 - self.expert_share) ** tokens)
-        work = max(weights, self.token_s * tokens)
+        products = self.token_s * tokens
+        work = max(weights, products)
+        if self.overlap < inf and weights > 0 and products > 0:
+            work *= (1 + (min(weights, products) / work) ** self.overlap) ** (1 / self.overlap)
         return self.step_s + self.seq_s * decoding + work + self.kv_s * read_tokens + self.pair_s * pairs
 
     def scaled(self, times: float) -> Costs:
         """All times that many times as long: an engine of 1 / times the efficiency.
 
         >>> Costs(1, 1, 1, 1, 0.5, 1, 1, 1, 1).scaled(2)
-        Costs(step_s=2, seq_s=2, weight_s=2, expert_s=2, expert_share=0.5, token_s=2, kv_s=2, pair_s=2, request_s=2)
+        Costs(step_s=2, seq_s=2, weight_s=2, expert_s=2, expert_share=0.5, token_s=2, kv_s=2, pair_s=2, request_s=2, overlap=inf)
         """
-        return Costs(*(value * times for value in self))._replace(expert_share=self.expert_share)
+        kept = {"expert_share": self.expert_share, "overlap": self.overlap}
+        return Costs(*(value * times for value in self))._replace(**kept)

@@ -12,10 +12,12 @@ import difflib
 import functools
 import tomllib
 from importlib import resources
+from math import inf
 from typing import Any, NamedTuple
 
 from traceprof.errors import UsageError
 
+OVERLAP = 1.5
 VENDORS = ("nvidia", "amd", "apple", "cpu")
 
 
@@ -52,6 +54,7 @@ class Card(NamedTuple):
     sustained: dict[
         str, float
     ]  # of the peak, what such products reach where those in bf16 of a data centre's card reach 1
+    overlap: float  # how far reading weights and products hide each other, see cost
     link: float  # bytes a second to the other cards of a machine, one direction; 0: there are none
     link_s: float  # latency of one all-reduce
     watts: float | None
@@ -85,7 +88,7 @@ class Card(NamedTuple):
 
     def ideal(self) -> Card:
         """The same with every peak reached and no latency: what no engine can pass."""
-        return self._replace(sustained={}, link_s=0.0, link=float("inf") if self.link else 0.0)
+        return self._replace(sustained={}, overlap=inf, link_s=0.0, link=inf if self.link else 0.0)
 
 
 def card(name: str) -> Card:
@@ -142,6 +145,7 @@ def _card(name: str, told: dict[str, Any]) -> Card:
         bandwidth=told["bandwidth"],
         flops=told["flops"],
         sustained=told.get("sustained", {}),
+        overlap=told.get("overlap", OVERLAP),
         link=told.get("link", 0.0),
         link_s=told.get("link_s", 0.0),
         watts=told.get("watts"),

@@ -117,6 +117,7 @@ class Live:
         """Nobody wants the rest."""
         if job in self.waiting:
             self.waiting.remove(job)
+            self._blocked = False
         elif job in self.running:
             if self._seconds is None:
                 self._leave(job)

@@ -34,8 +34,12 @@ class Prompts(Protocol):
     """How prompts become tokens, packed as `live_caches` has them."""
 
     @property
+    def words(self) -> Sequence[str]:
+        """What answers are made of."""
+
+    @property
     def vocabulary(self) -> Sequence[bytes]:
-        """The token of each of WORDS."""
+        """The token of each word."""
 
     def text(self, text: str) -> bytes:
         """Of a text."""
@@ -57,10 +61,11 @@ class Pieces:
     """Cheap and always the same; see the module's docstring.
 
     >>> len(Pieces().text("What is an engine?")) // 8
-    6
+    5
     """
 
     def __init__(self) -> None:
+        self.words = WORDS
         self.vocabulary = [self.text(word) for word in WORDS]
 
     def text(self, text: str) -> bytes:
@@ -92,10 +97,10 @@ class Exact:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        # a word that is several tokens would not be one when it is answered
-        whole = [one for one in (self._plain(word) for word in WORDS) if len(one) == 1]
-        self.vocabulary = [packed(one) for one in whole] or [packed([0])]
-        self.vocabulary = [self.vocabulary[i % len(self.vocabulary)] for i in range(len(WORDS))]
+        # a word of several tokens would not be one token of an answer
+        known = {word: ids for word in WORDS if len(ids := self._plain(word)) == 1} or {WORDS[0]: [0]}
+        self.words = list(known)
+        self.vocabulary = [packed(ids) for ids in known.values()]
 
     def _plain(self, text: str) -> list[int]:
         return [int(token) for token in self._tokenizer.encode([text], False).ids]

@@ -28,20 +28,16 @@ from traceprof.simulate import wire
 from traceprof.simulate.cost import Costs
 from traceprof.simulate.live import Job, Live
 from traceprof.simulate.live_caches import Slots, live_cache
-from traceprof.simulate.live_prompts import WORDS, Pieces, Prompts
+from traceprof.simulate.live_prompts import Pieces, Prompts
 from traceprof.simulate.schedulers import Scheduler
 from traceprof.simulate.wire import MANNERS, Asked, Refused, Told
 
 VERSION = f"traceprof-{__version__}"  # what it says that it is
 LARGEST = 256 << 20  # bytes of a request
 _REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    404: "Not Found",
-    413: "Payload Too Large",
-    422: "Unprocessable Entity",
-    500: "Internal Server Error",
-}
+    200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Payload Too Large", 422: "Unprocessable Entity",
+    500: "Internal Server Error", 503: "Service Unavailable",
+}  # fmt: skip
 
 
 class Served(NamedTuple):
@@ -162,13 +158,13 @@ class _Server:
         name = self.engine.name
         if name not in MANNERS:
             raise UsageError(f"{self.engine.label} cannot be served", remedy="one of " + ", ".join(MANNERS))
-        options = {**_slots(name, scheduler), **options}
+        options = {**_of_scheduler(name, scheduler), **options}
         cache = live_cache(name, capacity, **options)
         self.context = min(context or cache.limit, cache.limit)
         if self.context < 2:
             raise UsageError("no request has room", remedy="give more KV memory, or a smaller model")
         self.live = Live(scheduler, costs, cache, prompts.vocabulary)
-        self.speed, self.model = speed, model
+        self.speed, self.model, self.words = speed, model, prompts.words
         self.late_s = 0.0
         block = options.get("block_size", options.get("page_size", caches.engine(name).BLOCK_SIZE))
         self._settings = {
@@ -196,9 +192,7 @@ class _Server:
 
         def broke(_: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
             bad = told.get("exception")
-            if isinstance(bad, Exception) and not isinstance(
-                bad, OSError
-            ):  # a client that is gone ends nothing
+            if isinstance(bad, Exception) and not isinstance(bad, OSError):  # which is but a client that left
                 broken.append(bad)
                 ended.set()
 
@@ -211,15 +205,17 @@ class _Server:
             ) from None
         if threading.current_thread() is threading.main_thread():
             self._loop.add_signal_handler(signal.SIGTERM, ended.set)
-        async with listening:
-            if began is not None:
-                began(f"http://{host}:{listening.sockets[0].getsockname()[1]}")
-            while not ended.is_set() and (stop is None or not stop.is_set()):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), 0.05)
-        for connection in list(self.connections):
-            connection.abort()
-        await asyncio.sleep(0)  # they are closed in the loop's next turn
+        try:
+            async with listening:
+                if began is not None:
+                    began(f"http://{host}:{listening.sockets[0].getsockname()[1]}")
+                while not ended.is_set() and (stop is None or not stop.is_set()):
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), 0.05)
+        finally:
+            for connection in list(self.connections):
+                connection.abort()
+            await asyncio.sleep(0)  # they are closed in the loop's next turn
         if broken:
             raise broken[0]
 
@@ -293,7 +289,7 @@ class _Server:
 
     def _yielded(self, exchange: _Exchange, told: Told | None) -> None:
         job, connection, writer = exchange.job, exchange.connection, exchange.writer
-        word = WORDS[self.live.said(job, job.made - 1)]
+        word = self.words[self.live.said(job, job.made - 1)]
         if told is not None:
             del self._open[job.number]
             self._finished[told.finish] += 1
@@ -315,42 +311,25 @@ class _Server:
     def answer(self, method: str, target: str, data: bytes) -> tuple[int, str, bytes] | None:
         """(status, type, body) of what does not generate; None: it does."""
         path, _, query = target.partition("?")
+        name, cache = self.engine.name, self.live.cache
         flush, telemetry = self.engine.flush, self.engine.telemetry
         if method == "GET" and path in self.pages:
             return 200, *self.pages[path]
         if method == "GET" and telemetry is not None and path.rstrip("/") == telemetry.path.rstrip("/"):
-            return (
-                200,
-                wire.PLAIN,
-                wire.exposition(self.engine, self.model, self._values(), self._settings, self._finished),
-            )
-        if method == "GET" and path == "/slots" and isinstance(self.live.cache, Slots):
-            slots = self.live.cache.slots
-            told = [
-                {"id": i, "n_ctx": self.context, "is_processing": s.job is not None}
-                for i, s in enumerate(slots)
-            ]
-            return 200, wire.JSON, orjson.dumps(told)
-        if (
-            method == "POST"
-            and isinstance(self.live.cache, Slots)
-            and (slot := re.fullmatch(r"/slots/(\d+)", path))
-        ):
-            return self._erase(self.live.cache, int(slot[1]), query)
+            told = wire.exposition(self.engine, self.model, self._values(), self._settings, self._finished)
+            return 200, wire.PLAIN, told
+        if isinstance(cache, Slots) and name == "llamacpp" and re.fullmatch(r"/slots(/\d+)?", path):
+            return self._slots(cache, method, path, query)
         if flush is not None and method == flush.method and path == flush.path and not flush.body:
-            return self._flushed(self.live.cache.flush())
-        if self.engine.name == "ollama" and method == "POST" and path == "/api/generate" and _unloads(data):
-            self.live.cache.flush()
-            return (
-                200,
-                wire.JSON,
-                orjson.dumps({"model": self.model, "response": "", "done": True, "done_reason": "unload"}),
-            )
+            return self._flushed(cache.flush())
+        if name == "ollama" and path == "/api/generate" and _unloads(data):
+            cache.flush()
+            return _json({"model": self.model, "response": "", "done": True, "done_reason": "unload"})
         if method == "POST" and path in self.ways:
             return None
-        if MANNERS[self.engine.name].server == "uvicorn":
-            return 404, wire.JSON, b'{"detail":"Not Found"}'
-        return 404, wire.JSON, orjson.dumps(wire.error(self.engine.name, 404, "not found", "not_found_error"))
+        if MANNERS[name].server == "uvicorn":
+            return _json({"detail": "Not Found"}, 404)
+        return _json(wire.error(name, 404, "not found", "not_found_error"), 404)
 
     def _values(self) -> dict[str, float]:
         """By meaning, as `traceprof.engines.base.MEANINGS`."""
@@ -366,26 +345,30 @@ class _Server:
         told = self.engine.flush
         assert told is not None
         if told.success is not None:
-            return 200, wire.JSON, orjson.dumps({told.success: told.success_value if done else False})
+            return _json({told.success: told.success_value if done else False})
         if done:
             return 200, wire.PLAIN, b"Cache flushed.\n"
         return 400, wire.PLAIN, b"Flush cache failed: requests are running or waiting.\n"
 
-    def _erase(self, cache: Slots, slot: int, query: str) -> tuple[int, str, bytes]:
-        if parse_qs(query).get("action") != ["erase"] or slot >= len(cache.slots):
-            body = wire.error(self.engine.name, 400, "Invalid action or slot", "invalid_request_error")
-            return 400, wire.JSON, orjson.dumps(body)
-        gone = cache.erase(slot)
-        if gone is None:  # llama.cpp defers it
-            return (
-                503,
-                wire.JSON,
-                orjson.dumps(wire.error(self.engine.name, 503, "the slot is busy", "unavailable_error")),
-            )
-        return 200, wire.JSON, orjson.dumps({"id_slot": slot, "n_erased": gone})
+    def _slots(self, cache: Slots, method: str, path: str, query: str) -> tuple[int, str, bytes]:
+        """llama.cpp's slots: what they do, and to erase one."""
+        if method == "GET":
+            told = enumerate(slot.job is not None for slot in cache.slots)
+            return _json([{"id": i, "n_ctx": self.context, "is_processing": busy} for i, busy in told])
+        number = path.removeprefix("/slots").removeprefix("/")
+        if parse_qs(query).get("action") != ["erase"] or not number or int(number) >= len(cache.slots):
+            return _json(wire.error("llamacpp", 400, "Invalid action or slot", "invalid_request_error"), 400)
+        gone = cache.erase(int(number))
+        if gone is None:  # llama.cpp itself puts it off until the slot is idle
+            return _json(wire.error("llamacpp", 503, "the slot is busy", "unavailable_error"), 503)
+        return _json({"id_slot": int(number), "n_erased": gone})
 
 
-def _slots(engine: str, scheduler: Scheduler) -> dict[str, int]:
+def _json(body: Any, status: int = 200) -> tuple[int, str, bytes]:
+    return status, wire.JSON, orjson.dumps(body)
+
+
+def _of_scheduler(engine: str, scheduler: Scheduler) -> dict[str, int]:
     """Options of its cache that the scheduler decides."""
     if engine == "llamacpp":
         return {"slots": scheduler.max_seqs}
@@ -523,7 +506,10 @@ def _head(head: bytes) -> tuple[str | None, str, dict[str, str]]:
     if len(words) != 3 or not words[2].startswith("HTTP/1."):
         return None, "", {}
     pairs = (line.partition(":") for line in lines)
-    return words[0], words[1], {name.strip().lower(): value.strip() for name, _, value in pairs}
+    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    if words[2] == "HTTP/1.0":
+        headers.setdefault("connection", "close")
+    return words[0], words[1], headers
 
 
 def _body(data: bytearray, begin: int, headers: Mapping[str, str]) -> tuple[bytes | None, int]:

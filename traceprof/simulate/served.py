@@ -145,8 +145,8 @@ def serve(
         (state.PLACES, load.places), (state.REQUEST_NS, round(costs.request_s * 1e9)),
     ):  # fmt: skip
         rules[rule] = value
-    in_ns = np.array(costs[:8], np.float64) * 1e9
-    in_ns[4] = costs.expert_share
+    in_ns = np.array([*costs[:8], costs.overlap]) * 1e9
+    in_ns[4], in_ns[8] = costs.expert_share, costs.overlap
     machine = state.machine(
         rules, in_ns, load.scheduled, load.think, load.parent, steps=min(steps, STEPS_KEPT), pieces=n + PIECES_KEPT if steps else 0
     )  # fmt: skip

@@ -566,8 +566,10 @@ def pages(
     """(path, type, body) of what is asked by GET and never changes."""
     name, context, tokens = engine.name, settings["context"], settings["capacity"]
     listed: dict[str, Any] = {
-        "id": model, "object": "model", "created": int(time.time()), "owned_by": MANNERS[name].owner, "max_model_len": context,
+        "id": model, "object": "model", "created": int(time.time()), "owned_by": MANNERS[name].owner,
     }  # fmt: skip
+    if name in ("vllm", "sglang"):
+        listed["max_model_len"] = context
     if name == "llamacpp":
         listed["meta"] = {"n_ctx": context}
     yield "/v1/models", JSON, orjson.dumps({"object": "list", "data": [listed]})
