@@ -259,7 +259,7 @@ def test_a_resumed_run_keeps_its_salt_and_claims_nothing_of_counters_that_it_did
         found = replay(todo, tmp_path / "r", QUICK, resume=True)
     told = found.runs[0].told()
     assert found.manifest["runs"][0]["salt"] == told["options"]["salt"]
-    assert told["cache"]["unexplained_tokens"] <= 4  # the one that was cut off had left its prompt there
+    assert told["cache"]["unexplained_tokens"] < 30  # the one that was cut off had left what is new in its prompt
     assert told["cache"]["equal_requests"] >= 29
     assert told["counters"]["against_requests"] == [] and "cut off" in told["counters"]["trouble"]
 

@@ -51,12 +51,12 @@ def test_what_is_one_is_told_in_the_singular_and_a_machine_that_was_named_is_not
     trace = ingested([pair(1), pair(2, status_code=429, response=None)])
     done = command(
         "workload", trace.path, "-o", tmp_path / "w.parquet", "--variant", "unique", "--capacity-tokens", 9000,
-        "--engine", "tensorrt_llm", "--warmup", "100%",
+        "--engine", "tensorrt_llm", "--warmup", "1h",
     )  # fmt: skip
     said = " ".join(done.out.split())
     assert "unique, 1 request as texts" in said and "1 session over" in said
     assert "left out: 1 request, seen by no engine" in said
-    assert "warm-up: the first request is sent" in said
+    assert "warm-up: every request, so that a replay measures none" in said
     assert "engines with 9.0 k KV tokens: 9,000 tokens TensorRT-LLM unknown" in said
     assert "Nobody said" not in said and "tensorrt_llm" not in said
     assert Workload(tmp_path / "w.parquet").meta["machine"]["given"] is True

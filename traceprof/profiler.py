@@ -8,6 +8,7 @@ Requests are held in memory as a narrow table; tokens stream through the tree ch
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -1122,6 +1123,24 @@ def find_profile(path: str | os.PathLike[str]) -> Path:
         return path.parent
     inner = path / "profile"
     return inner if not (path / PROFILE_FILE).exists() and (inner / PROFILE_FILE).exists() else path
+
+
+def judge_again(
+    path: str | os.PathLike[str], comparison: Mapping[str, Any], constraints: Constraints | None = None
+) -> dict[str, Any]:
+    """Give the profile of a folder a verdict that rests on a comparison of its traffic; what profile.json then holds."""
+    found = open_profile(path)
+    found["verdict"] = verdict(found, comparison, constraints)
+    file = find_profile(path) / PROFILE_FILE
+    part = file.with_name(f".{PROFILE_FILE}.{os.getpid()}")
+    try:
+        write_json(part, found)
+        part.replace(file)
+    except OSError as bad:
+        raise TraceprofError(f"cannot be written: {bad.strerror}", path=file) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return found
 
 
 def open_profile(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -41,9 +41,8 @@ from traceprof.cli import options as opt
 @click.option(
     "--margin",
     type=click.FloatRange(0, 1),
-    default=0.05,
-    show_default=True,
-    help="Differences below this share are of no matter.",
+    default=None,
+    help="Differences below this share are of no matter.  [default: 0.05; 0.1 where it was simulated]",
 )
 @click.option(
     "--level",
@@ -52,6 +51,13 @@ from traceprof.cli import options as opt
     show_default=True,
     help="Chance of a false winner.",
 )
+@click.option(
+    "--profile",
+    metavar="PROFILE",
+    default=None,
+    help="Profile of the traffic: its verdict then rests on this comparison.",
+)
+@opt.team_options
 @opt.json_option
 @opt.quiet_option
 def command(
@@ -61,19 +67,23 @@ def command(
     prices: tuple[str, ...],
     gpu: str | None,
     gpus: int,
-    margin: float,
+    margin: float | None,
     level: float,
+    profile: str | None,
+    hardware: str | None,
+    ops_team: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Hold the engines of one or more RESULTS against each other, pair by pair and request by request.
 
     RESULTS are folders of traceprof replay or simulate. Every difference comes with an interval; below the margin there is none, and where
-    too little was measured it says so.
+    too little was measured it says so. With --profile, profile.json gets a verdict that rests on it: make the report anew then.
 
     \b
     traceprof compare results
     traceprof compare results --slo ttft=500ms,tpot=50ms --gpu h100
+    traceprof compare results --profile out/profile
     traceprof compare monday tuesday --price vllm=2.50 --price sglang=2.50 -o comparison.json
     """  # fmt: skip
     from pathlib import Path
@@ -85,6 +95,13 @@ def command(
     paths = [Path(word) for word in results]
     found = compare(paths, Options(limits, margin, level, dict(map(_price, prices)), gpu, gpus))
     file = Path(out) if out else paths[0] / "comparison.json"
+    whole = None
+    if profile is not None:
+        from traceprof.profiler import judge_again
+        from traceprof.verdict import Constraints
+
+        whole = judge_again(profile, found, Constraints(hardware, ops_team, limits or None))
+        found["verdict"] = whole["verdict"]
     write(found, file)
     if as_json:
         opt.print_json(found)
@@ -94,6 +111,10 @@ def command(
         from traceprof.report.compared import compared
 
         compared(found, Console(), file)
+        if whole is not None:
+            from traceprof.report.terminal import Page, verdict_section
+
+            verdict_section(whole, Page(Console()))
 
 
 def _price(word: str) -> tuple[str, float]:

@@ -185,8 +185,12 @@ def host(words: dict[str, Any]) -> Host:
 
 def constraint_options(function: F) -> F:
     """What the team says to the verdict."""
+    return team_options(slo_option(function))
+
+
+def team_options(function: F) -> F:
+    """The same, but for objectives."""
     for option in (
-        slo_option,
         click.option("--ops-team", is_flag=True, help="There is a team that builds and tunes engines."),
         click.option("--hardware", type=click.Choice(["nvidia", "amd", "apple", "cpu"]), default=None, help="What it is to run on."),
     ):  # fmt: skip

@@ -19,6 +19,7 @@ from traceprof.simulate.hardware import Card
 from traceprof.trace import write_json
 
 SCHEMA_VERSION = 1
+MARGIN, SIMULATED_MARGIN = 0.05, 0.10
 MAIN = ("shared", "asis", "unique")  # whose outcome is the comparison's: the traffic as it is, if it is there
 
 
@@ -28,7 +29,7 @@ class Options:
 
     # seconds by ttft, tpot, e2e; empty: what the results' scenario says
     slo: Mapping[str, float] = field(default_factory=dict)
-    margin: float = 0.05  # below it nobody cares
+    margin: float | None = None  # below it nobody cares; None: MARGIN, or what a simulation can tell
     level: float = 0.05  # of error
     usd_per_hour: Mapping[str, float] = field(default_factory=dict)  # by engine
     gpu: str | None = None
@@ -41,7 +42,10 @@ def compare(paths: Sequence[Path], options: Options | None = None) -> dict[str, 
     said = options or Options()
     compared = read(paths)
     slo, given = _slo(said, compared)
-    rules = Rules(said.margin, said.level, slo, Draws(said.seed))
+    margin = said.margin
+    if margin is None:
+        margin = SIMULATED_MARGIN if any(one.simulated for one in compared) else MARGIN
+    rules = Rules(margin, said.level, slo, Draws(said.seed))
     listed = costs.priced(said.gpu) if said.gpu else None
     names = list(dict.fromkeys(one.name for each in compared for one in each.contenders))
     for name in said.usd_per_hour:
@@ -56,7 +60,7 @@ def compare(paths: Sequence[Path], options: Options | None = None) -> dict[str, 
     broken = [one for one in controls if pairs.winner(one)]
     for part, one in zip(parts, compared, strict=True):
         if part["decides"][0] == "max_rate":
-            part["pairs"] += figures.by_rate(one, said.margin)
+            part["pairs"] += figures.by_rate(one, margin)
         found = outcome.conclude(
             part["decides"], [c.name for c in one.ranked if c.at(one.speed)], part["pairs"]
         )
@@ -70,7 +74,7 @@ def compare(paths: Sequence[Path], options: Options | None = None) -> dict[str, 
         "results": [str(path) for path in paths],
         "simulated": compared[main].simulated,
         "slo": {**{f"{name}_s": slo.get(name) for name in LATENCIES}, "given": given} if slo else None,
-        "margin": said.margin,
+        "margin": margin,
         "level": said.level,
         "main_workload": main,
         "engines": chosen["engines"],

@@ -14,6 +14,8 @@ from traceprof.compare.runs import UNEXPLAINED, Block, Compared
 
 LENGTHS = 0.02  # difference of tokens from which two engines did other work
 TOGETHER = "ttft and tpot"
+FAR = 3.0  # a ratio from which on it is told as one
+NEAREST = 2  # pairs of the answer
 BESIDE = 3  # of other metrics in the answer
 WORDS = {
     "ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E", "slo": "the share of requests that meets the SLO", "failed": "the share of requests that failed",
@@ -78,7 +80,11 @@ def _by(metric: str, names: Sequence[str], found: Sequence[Mapping[str, Any]]) -
     among = [name for name in names if all(loser(one) != name for one in own)]
     within = [one for one in own if one["a"] in among and one["b"] in among]
     open_ = [one for one in within if one["outcome"] == TOO_LITTLE]
-    why = [phrase(one) for one in own if winner(one) in among or (winner(one) and not among)]
+    won = [one for one in own if winner(one) in among or (winner(one) and not among)]
+    won.sort(key=_apart)  # who comes nearest decides
+    most = NEAREST if among else len(won)
+    farther = len(won) - most
+    why = [*map(phrase, won[:most]), *([f"{farther} more, by more"] if farther > 0 else [])]
     favoured, outcome = (among[0], "favoured") if len(among) == 1 else (None, TOO_LITTLE)
     if open_:
         why = [*map(phrase, open_), *why]
@@ -88,6 +94,13 @@ def _by(metric: str, names: Sequence[str], found: Sequence[Mapping[str, Any]]) -
         alike = f"no practical difference between {listed} in {WORDS[metric]}"
         why = [phrase(within[0]) if len(within) == 1 else alike, *why]
     return {"favoured": favoured, "outcome": outcome, "metric": metric, "among": among, "why": why}
+
+
+def _apart(one: Mapping[str, Any]) -> float:
+    """How far the two of a pair are apart, by the end of the interval that is nearer to no difference."""
+    ends = [float(one[key]) for key in ("low", "high") if one[key] is not None]
+    ratio = one.get("scale", "ratio") == "ratio"
+    return min((abs(float(np.log(end))) if ratio and end > 0 else abs(end) for end in ends), default=0.0)
 
 
 def loser(one: Mapping[str, Any]) -> str | None:
@@ -143,6 +156,17 @@ def phrase(one: Mapping[str, Any]) -> str:
         return f"no practical difference between {one['a']} and {one['b']} in {what} ({low:+.1f} to {high:+.1f} {unit}; {sample})"
     low, high = sorted((abs(low), abs(high)))
     word = "higher" if metric.more_is_better else "lower"
+    times = (
+        [(1 / one[key] if name == one["a"] else one[key]) for key in ("ratio", "low", "high")]
+        if metric.ratio
+        else []
+    )
+    if times and not 1 / FAR < times[0] < FAR:
+        size, low, high = (
+            time if times[0] > 1 else 1 / time
+            for time in (times[0], *sorted(times[1:], reverse=times[0] < 1))
+        )
+        return f"{what} of {name} is {size:.3g} times {word} than that of {loser(one)} ({low:.3g} to {high:.3g}; {sample})"
     return f"{what} of {name} is {abs(size):.1f} {unit} {word} than that of {loser(one)} ({low:.1f} to {high:.1f} {unit}; {sample})"
 
 

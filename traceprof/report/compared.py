@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Told = Mapping[str, Any]
 LABEL = 28  # characters
 WIDTH = 13  # of an engine's column
+FAR = 3.0  # a ratio from which on it is told as one
 ACROSS = 4  # engines in one table
 SAME = "no practical difference"
 METRICS = {
@@ -160,6 +161,8 @@ def _change(value: Any, ratio: bool) -> str:
     real = finite(value)
     if real is None:
         return ""
+    if ratio and not 1 / FAR < real < FAR:
+        return f"{real:.3g}x"
     return f"{100 * (real - 1):+.1f} %" if ratio else f"{100 * real:+.1f} pt"
 
 

@@ -55,7 +55,7 @@ def summary(
     _prefixes(profile, page)
     _lengths(profile, page)
     _load(profile, page, folder)
-    _verdict(profile, page)
+    verdict_section(profile, page)
     _left_out(profile, page)
     if report_path is not None:
         page.line()
@@ -394,7 +394,8 @@ def _arrivals(folder: Path | None) -> list[float]:
     ]
 
 
-def _verdict(profile: Profile, page: Page) -> None:
+def verdict_section(profile: Profile, page: Page) -> None:
+    """The verdict, with what it rests on."""
     if not table_of(profile, "verdict"):
         return
     engine, sure = favourite(profile), confidence_words(profile)

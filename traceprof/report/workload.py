@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from traceprof.report.terminal import Page
 from traceprof.report.words import (
@@ -23,6 +23,8 @@ from traceprof.workloads import sent_as
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from traceprof.workload.exports import Exported
 
 NOTE = 400  # characters of a note
 BAR = 16
@@ -83,7 +85,10 @@ def _expected(meta: Profile, page: Page, labels: dict[str, str]) -> None:
         row = page.text(f"  {label:21}{_rate(rate):>8}  ").append_text(page.bar(rate or 0.0, BAR))
         row.rstrip()
         page.line(row)
-    if warm := at(meta, "warmup", "requests"):
+    warm = at(meta, "warmup", "requests")
+    if warm and warm == at(meta, "requests"):
+        page.prose("warm-up: every request, so that a replay measures none: a shorter --warmup", "yellow", 2)
+    elif warm:
         first = "the first request is" if warm == 1 else f"the first {count(warm)} requests are"
         page.prose(f"warm-up: {first} sent, and in none of these rates", "dim", 2)
     if at(meta, "machine", "given") is False:
@@ -92,7 +97,7 @@ def _expected(meta: Profile, page: Page, labels: dict[str, str]) -> None:
         )
 
 
-def exported(told: Any, console: Console, *, of: int | None = None) -> None:
+def exported(told: Exported, console: Console, *, of: int | None = None) -> None:
     """Print what a file for another tool lacks, and how to use it; `of`: requests of the workload, where that was told already."""
     page = Page(console)
     if of is None:
@@ -107,7 +112,7 @@ def exported(told: Any, console: Console, *, of: int | None = None) -> None:
         page.prose(f"not in the file: {clean(left, NOTE)}", first="- ")
     page.line("use it with")
     page.line(told.command, whole=True)
-    if told.model is None:
+    if told.model is None and "MODEL" in told.command:
         page.prose(
             "MODEL stands for the name under which the engine knows its model: --served-model NAME puts it there.",
             "yellow",

@@ -62,7 +62,7 @@ def simulate(
         rows = _rows(workload)
         for name in engines:
             run = new_run(results, number, name)
-            served = through(name, rows, host, asked)
+            served = through(name, rows, host, asked, workload.path)
             table = _table(rows, served, asked).cast(schema.arrow(schema.RESULT_REQUESTS))
             run.write(table, _told(name, workload, host, table, served, options))
             manifest["runs"].append(
@@ -77,13 +77,24 @@ def simulate(
     return write_manifest(folder, manifest)
 
 
-def through(engine: str, rows: pl.DataFrame, host: Host, ask: Ask) -> Served:
-    """A workload's rows through one engine."""
+def through(engine: str, rows: pl.DataFrame, host: Host, ask: Ask, path: Path | None = None) -> Served:
+    """A workload's rows through one engine; raises TraceprofError where what they share cannot be."""
     known = rows["output_tokens"].drop_nulls().to_numpy()
     usual = int(np.median(known)) if len(known) else OUTPUT
     output = rows["output_tokens"].fill_null(usual).cast(pl.Int64).to_numpy()
     like, shared = (rows[name].fill_null(null).cast(pl.Int64).to_numpy() for name, null in (("prefix_of", -1), ("prefix_tokens", 0)))  # fmt: skip
     prompt = rows["input_tokens"].cast(pl.Int64).to_numpy()
+    at = np.arange(len(prompt))
+    if not (
+        (like < at)
+        & (shared >= 0)
+        & ((shared == 0) | ((like >= 0) & (shared <= np.minimum(prompt, prompt[like]))))
+    ).all():
+        raise TraceprofError(
+            "prefix_of and prefix_tokens do not fit the prompts",
+            path=path,
+            remedy="make the workload again: traceprof workload",
+        )
     traffic = Traffic.of_shared(like, shared, prompt).answered(output)
     scheduled = rows["arrival_us"].to_numpy() * 1000
     think = rows["think_us"].fill_null(0).to_numpy() * 1000
