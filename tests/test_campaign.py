@@ -174,8 +174,9 @@ def test_a_replay_that_was_stopped_goes_on(tmp_path):
         found = replay(todo, tmp_path / "r", QUICK, stop=stop, say=say)
         assert [s["state"] for s in found.manifest["runs"]] == ["stopped"]
         assert not found.runs[0].finished
+        dead = dataclasses.replace(todo, engines=(vllm_at("a", "http://127.0.0.1:9"),))
         with pytest.raises(TraceprofError, match="holds results"):
-            replay(todo, tmp_path / "r", QUICK)
+            replay(dead, tmp_path / "r", QUICK)  # said before anybody is waited for
         with pytest.raises(TraceprofError, match="other scenario"):
             replay(dataclasses.replace(todo, repeats=3), tmp_path / "r", QUICK, resume=True)
         found = replay(todo, tmp_path / "r", QUICK, resume=True)
@@ -259,7 +260,8 @@ def test_a_resumed_run_keeps_its_salt_and_claims_nothing_of_counters_that_it_did
         found = replay(todo, tmp_path / "r", QUICK, resume=True)
     told = found.runs[0].told()
     assert found.manifest["runs"][0]["salt"] == told["options"]["salt"]
-    assert told["cache"]["unexplained_tokens"] < 30  # the one that was cut off had left what is new in its prompt
+    # the one that was cut off had left what is new in its prompt, below 30 tokens
+    assert told["cache"]["unexplained_tokens"] < 30
     assert told["cache"]["equal_requests"] >= 29
     assert told["counters"]["against_requests"] == [] and "cut off" in told["counters"]["trouble"]
 
@@ -540,6 +542,9 @@ def test_how_requests_failed_is_printed_without_their_messages(tmp_path):
         (("W", "--engine", "http://127.0.0.1:9", "--mode", "closed"), "a closed loop needs a concurrency"),
         (("W", "--engine", "vllm=http://127.0.0.1:9", "--metrics-url", "x=http://127.0.0.1:9"), "no engine here is called that; there is vllm"),
         (("W", "--engine", "vllm=http://127.0.0.1:9", "--metrics-url", "b:9"), "--metrics-url: b:9 is not the URL of a server"),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--launch", "llamacpp:xllamacpp"), "needs model; give it: --set model=..."),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--launch", "dynamo", "--set", "model=x", "--capacity-tokens", "9"), "Dynamo cannot be given a number of KV tokens"),
+        (("W", "--engine", "vllm=http://127.0.0.1:9", "--resume"), "holds nothing to go on with"),
         (("W", "--launch", "nope"), "no engine is called"),
         (("W", "--launch", "llamacpp:nope", "--set", "model=x"), "no variant is called nope"),
         (("W", "--launch", "llamacpp", "--set", "modle=x"), "no recipe has it"),

@@ -76,6 +76,8 @@ def test_the_send_lag_has_a_part_of_the_client_and_one_of_the_connection():
         (0.03, 0.03, 0.001, 0.029)
     )
     assert not found.valid and "to wait for a connection, took 29.0 ms" in found.reason
+    both = latency.send_lag(frame([row(0, intended_us=0, taken_up_us=5000, sent_us=9000)]))
+    assert not both.valid and "the client or its machine is too slow" in both.reason  # the larger part of it
     assert "sent again" in latency.send_lag(frame(rows[1:])).reason
 
 

@@ -123,7 +123,7 @@ def send_lag(requests: pl.DataFrame) -> Lag:
     reason = None
     if p99 > limit:
         whose = "the client or its machine is too slow for this workload"
-        if client <= limit:
+        if connect > client:
             whose = f"to connect, or to wait for a connection, took {1000 * connect:.1f} ms; --connections-ahead opens them before"
         reason = (
             f"requests were sent late by {1000 * p99:.1f} ms (p99), more than {1000 * limit:.1f} ms: {whose}"

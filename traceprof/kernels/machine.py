@@ -52,7 +52,7 @@ F64: TypeAlias = NDArray[np.float64]
 
 # Machine.state
 (
-    _PHASE, STEPS, _DECODING, _CONTEXT, _PREFILLS, _LATER, _READY, _QUEUED, _ADMITTED, _PLACE, _FREE, _PLANNED, PIECES,
+    _PHASE, STEPS, _DECODING, _CONTEXT, PREFILLS, _LATER, _READY, _QUEUED, _ADMITTED, _PLACE, _FREE, _PLANNED, PIECES,
     COMPUTED, PREFILL_STEPS, BUSY_NS,
 ) = range(16)  # fmt: skip
 _START, _BOUNDARY, _GROWTH, _ADMISSION, _RUN = range(5)
@@ -208,7 +208,7 @@ def _run(c: Clock) -> None:
     """One step with pieces of prompts, or decoding steps until something else happens."""
     m, state, now = c.machine, c.machine.state, c.now
     began = now[TIME]
-    if state[_PREFILLS] == 0:
+    if state[PREFILLS] == 0:
         until = c.heap_time[0] >> 1
         other = _next_ns(c)
         while state[STEPS] < until and now[TIME] < other:
@@ -221,7 +221,7 @@ def _run(c: Clock) -> None:
     tokens: Int = 0
     read = 0.0
     pairs = 0.0
-    for at in range(state[_PREFILLS]):
+    for at in range(state[PREFILLS]):
         r = m.prefills[at]
         piece = min(m.todo[r], left)
         if piece <= 0:
@@ -242,14 +242,14 @@ def _run(c: Clock) -> None:
     if m.rules[MIXED] == 1:
         _after_step(m, now[TIME])
     kept = 0
-    for at in range(state[_PREFILLS]):
+    for at in range(state[PREFILLS]):
         r = m.prefills[at]
         if m.todo[r] == 0:
             _decodes(c, r)
         else:
             m.prefills[kept] = r
             kept += 1
-    state[_PREFILLS] = kept
+    state[PREFILLS] = kept
 
 
 @jit
@@ -272,7 +272,7 @@ def step(c: Clock) -> tuple[Int, Int, Int]:
             _send(c)
             room = _room(m)
             planned: Int = 0
-            for at in range(state[_PREFILLS]):
+            for at in range(state[PREFILLS]):
                 planned = min(room, planned + m.todo[m.prefills[at]])
                 if planned == room:
                     break
@@ -291,13 +291,13 @@ def step(c: Clock) -> tuple[Int, Int, Int]:
                 head >= 0
                 and (now[BLOCKED] == 0 or now[RUNNING] == 0)
                 and now[RUNNING] < m.rules[MAX_SEQS]
-                and state[_PREFILLS] < m.rules[PREFILL_SEQS]
+                and state[PREFILLS] < m.rules[PREFILL_SEQS]
                 and state[_PLANNED] < _room(m)
             ):
                 return ADMIT, head, c.kv[head]
-            state[_PHASE] = _RUN if m.rules[MIXED] == 1 or state[_PREFILLS] > 0 else _GROWTH
+            state[_PHASE] = _RUN if m.rules[MIXED] == 1 or state[PREFILLS] > 0 else _GROWTH
         if state[_PHASE] == _RUN:
-            if state[_DECODING] > 0 or state[_PREFILLS] > 0:
+            if state[_DECODING] > 0 or state[PREFILLS] > 0:
                 _run(c)
             elif now[HEAP] == 0 and now[FRONT] == 0 and _there(m) > now[TIME]:
                 time = _next_ns(c)
@@ -323,8 +323,8 @@ def admitted(c: Clock, r: Int, hit: Int) -> None:
         push(c, 2 * state[STEPS], r)
         return
     m.todo[r] = max(1, c.kv[r] - hit)
-    m.prefills[state[_PREFILLS]] = r
-    state[_PREFILLS] += 1
+    m.prefills[state[PREFILLS]] = r
+    state[PREFILLS] += 1
     state[_PLANNED] = min(_room(m), state[_PLANNED] + m.todo[r])
 
 
@@ -366,11 +366,11 @@ def preempted(c: Clock, r: Int) -> None:
     if m.todo[r] > 0:
         m.todo[r] = 0
         kept = 0
-        for at in range(state[_PREFILLS]):
+        for at in range(state[PREFILLS]):
             if m.prefills[at] != r:
                 m.prefills[kept] = m.prefills[at]
                 kept += 1
-        state[_PREFILLS] = kept
+        state[PREFILLS] = kept
     else:
         taken_out(c, r)
         m.made[r] = _stops(c, r)

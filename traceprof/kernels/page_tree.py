@@ -15,8 +15,21 @@ from numpy.typing import NDArray
 
 from traceprof.kernels.clock import admitted, ended, grown, preempted, refused, step
 from traceprof.kernels.jit import jit
+from traceprof.kernels.machine import COMPUTED
 from traceprof.kernels.paths import Paths, longest, path
-from traceprof.kernels.state import ADMIT, DONE, GROW, HEAP, TIME, UNLIMITED, Clock, push, take
+from traceprof.kernels.state import (
+    ADMIT,
+    CHUNK_TOKENS,
+    DONE,
+    GROW,
+    HEAP,
+    ON,
+    TIME,
+    UNLIMITED,
+    Clock,
+    push,
+    take,
+)
 
 Int: TypeAlias = Any
 I32: TypeAlias = NDArray[np.int32]
@@ -46,7 +59,7 @@ NODE = np.dtype(
 )
 
 # fields of _Tree.tally
-_USED, _SPARE, _HEAP, _TIME, _MARK, _FREE, _EVICTABLE, _EVICTED, _POLICY = range(9)
+_USED, _SPARE, _HEAP, _TIME, _MARK, _FREE, _EVICTABLE, _EVICTED, _POLICY, _PROMISED, _SEEN = range(11)
 
 
 class _Tree(NamedTuple):
@@ -319,6 +332,45 @@ def _checkpoint(
 
 
 @jit
+def _computed(
+    t: _Tree,
+    c: Clock,
+    prefills: Clock,
+    page: Int,
+    priority: I64,
+    computing: I64,
+    rest: I64,
+    stands: I32,
+    own: I64,
+    known: I64,
+) -> _Tree:
+    """Give the tree what the machine has computed since, round by round, each after it took the room that it needed."""
+    m, tally = c.machine, t.tally
+    new = m.state[COMPUTED] - tally[_SEEN]
+    tally[_SEEN] = m.state[COMPUTED]
+    while new > 0:
+        tokens = min(new, m.rules[CHUNK_TOKENS])
+        new -= tokens
+        pages = min(tally[_PROMISED], (tokens + page - 1) // page)
+        missing = pages - tally[_FREE] - tally[_PROMISED]
+        tally[_PROMISED] -= pages
+        if missing > 0:
+            t = _roomy(t)
+            _evict(t, missing)
+        while tokens > 0:
+            r = prefills.heap_who[0]
+            piece = min(tokens, rest[r])
+            tokens -= piece
+            rest[r] -= piece
+            t = _roomy(t)
+            _checkpoint(t, c, r, computing[r] - rest[r], page, priority[r], stands, own, known)
+            if rest[r] == 0:
+                take(prefills, 0)
+                computing[r] = -1
+    return t
+
+
+@jit
 def _empty(p: Paths, page: Int, total: Int, policy: Int) -> _Tree:
     """A tree without nodes and `total` free pages."""
     static = p.parent.shape[0]
@@ -334,7 +386,7 @@ def _empty(p: Paths, page: Int, total: Int, policy: Int) -> _Tree:
         np.empty(widest, np.int64),
         np.empty(room, np.int64),
         np.empty(room, np.int32),
-        np.zeros(9, np.int64),
+        np.zeros(11, np.int64),
     )
     t.tally[_SPARE] = -1
     t.tally[_FREE] = total
@@ -368,6 +420,8 @@ def sglang(
     held = np.zeros(requests, np.int64)  # [request] pages of its memory
     known = np.zeros(requests, np.int64)  # [request] pages that it has inserted before
     computing = np.full(requests, -1, np.int64)  # [request] tokens that its prefill computes, -1: it is done
+    simulated = c.machine.rules[ON] == 1  # then rounds take time, and are known
+    rest = np.zeros(requests if simulated else 0, np.int64)  # [request] tokens still to be computed
     instant: Int = -1  # when the batch was admitted, -1: there is none
     batch: Int = 0  # pages that it computes; prefills' heap knows a request by those up to its last one
     over: Int = 0  # of them those in rounds that took their room
@@ -376,8 +430,10 @@ def sglang(
         kind, r, length = step(c)
         if kind == DONE:
             break
+        if simulated:
+            t = _computed(t, c, prefills, page, priority, computing, rest, stands, own, known)
         upto = c.now[TIME]  # the time, or the pages of the batch, up to which results are there
-        if how == BATCH:
+        if how == BATCH and not simulated:
             if kind == ADMIT and c.now[TIME] == instant:
                 upto = batch // chunk * chunk
             else:
@@ -388,7 +444,7 @@ def sglang(
                 t = _roomy(t)
                 _evict(t, -t.tally[_FREE])  # what was promised
             over = 0 if batch == 0 else upto
-        while prefills.now[HEAP] > 0:
+        while not simulated and prefills.now[HEAP] > 0:
             done = prefills.heap_who[0]
             last, until = prefills.heap_time[0], upto
             if how != BATCH:  # its rounds are its own
@@ -426,6 +482,9 @@ def sglang(
             held[r] = wanted
             known[r] = 0
             admitted(c, r, hit * page)
+            if simulated:
+                rest[r] = c.machine.todo[r]
+                t.tally[_PROMISED] += (rest[r] + page - 1) // page
             computing[r] = length
             if how == BATCH:
                 batch += wanted - hit
@@ -442,6 +501,8 @@ def sglang(
                 victim = preempted(c)
                 if computing[victim] >= 0:
                     computing[victim] = -1
+                    if simulated:
+                        t.tally[_PROMISED] -= (rest[victim] + page - 1) // page
                     for i in range(prefills.now[HEAP]):
                         if prefills.heap_who[i] == victim:
                             take(prefills, i)

@@ -76,9 +76,11 @@ def replay(
     """
     watched, ended = watching or Watching(), stop or threading.Event()
     workloads = {path: Workload(path) for path in scenario.workloads}
-    check(scenario, workloads)
-    _check(scenario, watched, ended, say)
-    results = _open(folder, _manifest(scenario, workloads), resume)
+    _check_plan(scenario, workloads)
+    told = _manifest(scenario, workloads)
+    _check_folder(folder, told, resume)
+    _check_engines(scenario, watched, ended, say)
+    results = _open(folder, told, resume)
     manifest = results.manifest
     made = _Made(scenario, results, manifest, watched, ended, say)
     if watched.calibrate and manifest["calibration"]["before"] is None:
@@ -86,18 +88,16 @@ def replay(
         made.save()
     steps = _steps(scenario)
     whole = len(scenarios.plan(scenario)) if scenario.sweep is None else None
-    number, told = 0, None
+    number, ran = 0, None
     while True:
         try:
-            step = steps.send(told)
+            step = steps.send(ran)
         except StopIteration:
             break
         if number and scenario.pause_s:
             ended.wait(scenario.pause_s)
-        told = (
-            None if ended.is_set() else made.run(number, whole, step, workloads[step.turn.workload], resume)
-        )
-        if told is None:
+        ran = None if ended.is_set() else made.run(number, whole, step, workloads[step.turn.workload], resume)
+        if ran is None:
             return results
         number += 1
     if scenario.sweep is not None:
@@ -108,7 +108,7 @@ def replay(
     return Results(folder)
 
 
-def check(scenario: Scenario, workloads: Mapping[Path, Workload]) -> None:
+def _check_plan(scenario: Scenario, workloads: Mapping[Path, Workload]) -> None:
     """Say what cannot be done with these workloads and engines, before anybody is asked anything."""
     api = scenario.options.get("api")
     for workload in workloads.values():
@@ -119,31 +119,27 @@ def check(scenario: Scenario, workloads: Mapping[Path, Workload]) -> None:
             for kind in sorted(kinds):
                 endpoint_of(one.engine, {"endpoint": kind}, api)
             _ways(scenario, one, kinds)
+    for one in scenario.engines:
+        Options(**scenario.options, api_key_env=one.api_key_env).api_key()
+        if one.launch is not None:
+            recipe = launch.Recipe.read(one.launch)
+            launch.check(recipe, _variables(one, recipe, scenario), one.variant)
 
 
-def _check(
+def _check_engines(
     scenario: Scenario, watching: Watching, stop: threading.Event, say: Callable[[Said], None] | None
 ) -> None:
-    """Say what is wrong with an engine before anything is measured or written."""
+    """Say what is wrong with an engine that runs, before anything is measured or written."""
     for one in scenario.engines:
-        if say is not None and one.url is not None:
+        if one.url is None:
+            continue
+        if say is not None:
             say(Said(None, None, one.name, "", None))
         options = Options(**scenario.options, api_key_env=one.api_key_env)
-        if one.url is not None:
-            server.ready(
-                one.engine,
-                one.url,
-                watching.ready_s or READY_S,
-                api_key=options.api_key(),
-                ca=options.ca,
-                stop=stop,
-            )
-            chosen_model(
-                one.model, server.models(one.engine, one.url, options.api_key(), options.ca), one.engine.label
-            )
-            scrape.whose(one.engine, one.metrics, options.ca)
-        elif one.launch is not None:
-            launch.check(launch.Recipe.read(one.launch), one.variables, one.variant)
+        key, ca = options.api_key(), options.ca
+        server.ready(one.engine, one.url, watching.ready_s or READY_S, api_key=key, ca=ca, stop=stop)
+        chosen_model(one.model, server.models(one.engine, one.url, key, ca), one.engine.label)
+        scrape.whose(one.engine, one.metrics, ca)
 
 
 # ---- which runs
@@ -277,27 +273,30 @@ def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[st
     }  # fmt: skip
 
 
-def _open(folder: Path, told: dict[str, Any], resume: bool) -> Results:
-    """A new results folder, or the one that is gone on with: it must be of the same replay."""
+def _check_folder(folder: Path, told: dict[str, Any], resume: bool) -> None:
+    """Say where the folder cannot take this replay: one that is gone on with must be the same, a new one needs a folder without results."""
     there = (folder / "manifest.json").exists()
-    if not resume:
-        if there and any(
-            line.stat().st_size for run in Results(folder).runs for line in run.path.glob("*.jsonl")
-        ):
-            raise TraceprofError(
-                "holds results", path=folder, remedy="give another -o, or go on with --resume"
-            )
-        if there:
-            for run in Results(folder).runs:  # of engines that did not start
-                shutil.rmtree(run.path)
-        return write_manifest(folder, told)
-    if not there:
+    if resume and not there:
         raise TraceprofError("holds nothing to go on with", path=folder, remedy="leave --resume out")
+    if not there:
+        return
     results = Results(folder)
-    for part in ("workloads", "engines", "options", "scenario"):
+    lines = (line for run in results.runs for line in run.path.glob("*.jsonl"))
+    if not resume and any(line.stat().st_size for line in lines):
+        raise TraceprofError("holds results", path=folder, remedy="give another -o, or go on with --resume")
+    for part in ("workloads", "engines", "options", "scenario") if resume else ():
         if _same(results.manifest.get(part)) != _same(told[part]):
             raise TraceprofError(f"holds a replay with other {part}", path=folder, remedy="give another -o")
-    return results
+
+
+def _open(folder: Path, told: dict[str, Any], resume: bool) -> Results:
+    """A new results folder, or the one that is gone on with."""
+    if resume:
+        return Results(folder)
+    if (folder / "manifest.json").exists():
+        for run in Results(folder).runs:  # of engines that did not start
+            shutil.rmtree(run.path)
+    return write_manifest(folder, told)
 
 
 def _same(part: Any) -> Any:
@@ -526,18 +525,23 @@ def _served(
         return
     assert one.launch is not None
     recipe = launch.Recipe.read(one.launch)
-    variables = dict(one.variables)
-    if scenario.capacity_tokens is not None:
-        variables |= recipe.pinned(scenario.capacity_tokens, one.variant)
     with launch.started(
         recipe,
-        variables,
+        _variables(one, recipe, scenario),
         log=run.path / "engine.log",
         variant=one.variant,
         ready_s=watching.ready_s,
         stop=stop,
     ) as there:
         yield there.url, there.cold_start_s
+
+
+def _variables(one: Contender, recipe: launch.Recipe, scenario: Scenario) -> dict[str, str]:
+    """The recipe's variables, with what gives the engine the scenario's KV tokens."""
+    pinned = {}
+    if scenario.capacity_tokens is not None:
+        pinned = recipe.pinned(scenario.capacity_tokens, one.variant)
+    return {**one.variables, **pinned}
 
 
 def _continued(salt: str | None) -> dict[str, Any]:

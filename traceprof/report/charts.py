@@ -21,12 +21,23 @@ from altair.utils import schemapi
 
 from traceprof.errors import UsageError
 from traceprof.report.document import histogram, mrc_points
+from traceprof.report.simulated import by_rate
 from traceprof.report.words import Profile, about, at, block_rates, clean, rows_of, short, table_of
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 HEIGHT = 260
 SI = "format(datum.value, '~s')"  # 0, 5k, 10M: each tick in its own unit
 FILE_WIDTH = 760  # a chart in a file has no container to fill
+OTHERS = (
+    "#8f72c9",
+    "#5b9440",
+    "#c75b8e",
+    "#7f8890",
+    "#a98724",
+    "#b5564a",
+    "#3f7fd0",
+    "#2f9a8a",
+)  # at least 3.3 : 1 on white and on black
 ALONE, KEPT = "prompts alone", "with outputs kept"
 MEAN, PEAK = "mean", "peak"
 
@@ -58,7 +69,7 @@ def theme(
             "symbolType": "square", "offset": 6, "labelLimit": 240,
         },
         "title": {"color": ink, "anchor": "start", "fontSize": 14, "fontWeight": 600, "offset": 10},
-        "range": {"category": [first, second]},
+        "range": {"category": [first, second, *OTHERS]},
         "bar": {"color": first}, "rect": {"color": first}, "line": {"color": first, "strokeWidth": 2},
         "area": {"color": first}, "point": {"color": first, "filled": True, "size": 50},
         "rule": {"color": soft}, "text": {"color": ink, **label},
@@ -80,6 +91,7 @@ def charts(profile: Profile, folder: Path | None = None) -> dict[str, alt.Chart]
             "top_prefixes": _top_prefixes(profile),
             "hit_rate_over_time": _hit_rate_over_time(profile),
             "mrc": _mrc(profile),
+            "slo_by_rate": _slo_by_rate(profile),
             "input_lengths": _lengths(profile, "input"),
             "output_lengths": _lengths(profile, "output"),
             "concurrency": _concurrency(series) if at(profile, "concurrency") else None,
@@ -310,6 +322,58 @@ def _mrc(profile: Profile) -> alt.Chart | None:
         )
     return alt.layer(*layers).properties(
         height=HEIGHT, title=f"Hit rate against cache capacity{_estimate(profile)}"
+    )
+
+
+def _slo_by_rate(profile: Profile) -> alt.Chart | None:
+    labels = {
+        name: clean(at(one, "label"), 40) for name, one in by_rate(table_of(profile, "simulation")).items()
+    }
+    rows = [
+        {"speed": at(row, "speed"), "in_flight": at(row, "concurrency"), "engine": label, "share": share}
+        for row in rows_of(profile, "simulation", "sweeps", "users")
+        for name, label in labels.items()
+        if at(row, "speed") and (share := at(row, "engines", name)) is not None
+    ]
+    speeds = [row["speed"] for row in rows]
+    if len(set(speeds)) < 2 or len({row["share"] for row in rows}) < 2:
+        return None
+    low, high = min(speeds), max(speeds)
+    powers = range(round(math.log2(low)), round(math.log2(high)) + 1)
+    x = alt.X(
+        "speed:Q",
+        title="multiple of the recorded rate",
+        scale=alt.Scale(type="log", base=2, domain=[low, high], nice=False, padding=6),
+        axis=alt.Axis(
+            values=[2.0**power for power in powers],
+            labelExpr="datum.value < 1 ? '1/' + format(1 / datum.value, ',d') : format(datum.value, ',d')",
+        ),
+    )
+    shown = list(labels.values())
+    lines = (
+        alt.Chart(_data(rows))
+        .mark_line(point=alt.OverlayMarkDef(size=42, filled=True, opacity=1), opacity=0.9)
+        .encode(
+            x=x,
+            y=alt.Y(
+                "share:Q",
+                title="share within the objectives",
+                scale=alt.Scale(domain=[0, 1]),
+                axis=alt.Axis(format=".0%"),
+            ),
+            color=alt.Color("engine:N", sort=shown, scale=alt.Scale(domain=shown)),
+            shape=alt.Shape("engine:N", sort=shown, scale=alt.Scale(domain=shown)),
+            tooltip=[
+                alt.Tooltip("engine:N", title="engine"),
+                alt.Tooltip("speed:Q", title="times the recorded rate", format=".3~g"),
+                alt.Tooltip("in_flight:Q", title="in flight, as in the log", format=".3~g"),
+                alt.Tooltip("share:Q", title="within the objectives", format=".1%"),
+            ],
+        )
+    )
+    here = [{"speed": 1, "label": "as recorded"}] if low <= 1 <= high else []
+    return alt.layer(lines, *_flags(here, low, high, x, "speed", HEIGHT)).properties(
+        height=HEIGHT, title="Requests within the objectives by rate"
     )
 
 

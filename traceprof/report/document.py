@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from traceprof.report.over_time import time_section
 from traceprof.report.parts import Cell, Chart, Section, Table, num, quote, ratio
 from traceprof.report.serving import provider_parts, replica_parts
+from traceprof.report.simulated import simulation_section
 from traceprof.report.words import (
     MISSING,
     BlockRate,
@@ -65,6 +66,7 @@ def document(profile: Profile) -> Document:
         _sharing(profile),
         time_section(profile),
         _cache(profile),
+        simulation_section(profile),
         _breakers(profile),
         _lengths(profile),
         _load(profile),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from traceprof.report.document import answer, block_label, confidence_words, histogram, notices, subtitle
 from traceprof.report.over_time import time_facts
 from traceprof.report.serving import replica_rates
+from traceprof.report.simulated import basis, table
 from traceprof.report.words import (
     Profile,
     about,
@@ -55,6 +56,7 @@ def summary(
     _prefixes(profile, page)
     _lengths(profile, page)
     _load(profile, page, folder)
+    _simulation(profile, page)
     verdict_section(profile, page)
     _left_out(profile, page)
     if report_path is not None:
@@ -392,6 +394,15 @@ def _arrivals(folder: Path | None) -> list[float]:
         float(n or 0)
         for n in pl.read_parquet(path, columns=["offset_s", "arrivals"]).sort("offset_s")["arrivals"]
     ]
+
+
+def _simulation(profile: Profile, page: Page) -> None:
+    """One line an engine in virtual time, and what was run."""
+    told = table_of(profile, "simulation")
+    if table_of(told, "engines"):
+        page.head("Engines in virtual time", clean(at(told, "machine", "label"), 50))
+        table(told, page)
+        page.prose(basis(told), "dim", 2)
 
 
 def verdict_section(profile: Profile, page: Page) -> None:
