@@ -65,7 +65,7 @@ class Trace:
 
         parts = self.parts(kind)
         if parts:
-            return pl.scan_parquet(parts)
+            return pl.scan_parquet(parts, glob=False)
         from traceprof import schema
 
         frame = pl.from_arrow(schema.arrow(schema.FILES[f"trace/{kind}"]).empty_table())

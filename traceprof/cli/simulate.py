@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 @opt.virtual_options
 @click.option("--serve", "serving", is_flag=True, help="Answer as the one --engine would, in real time: a server to try a replay on.")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Of --serve; 0: any that is free.")  # fmt: skip
+@click.option("--tokenizer", metavar="FILE|DIR|NAME", default=None, help="Of --serve: how it splits text.  [default: pieces of words, which are other lengths than a model's]")  # fmt: skip
 @opt.json_option
 @opt.quiet_option
 def command(
-    paths: tuple[str, ...], engines: tuple[str, ...], out: str | None, slo: str | None, serving: bool, port: int, as_json: bool, quiet: bool, **words: Any,
+    paths: tuple[str, ...], engines: tuple[str, ...], out: str | None, slo: str | None, serving: bool, port: int, tokenizer: str | None, as_json: bool, quiet: bool, **words: Any,
 ) -> int:  # fmt: skip
     """Run traffic through engines in virtual time: their schedulers, caches and steps on the hardware that you name.
 
@@ -53,7 +54,7 @@ def command(
     if serving:
         if paths or len(engines) != 1:
             raise UsageError("--serve answers as one engine", remedy="give one --engine and no TRACE")
-        return _serve(names[0], host, port, quiet)
+        return _serve(names[0], host, port, tokenizer, quiet)
     if not paths:
         raise UsageError("nothing to run", remedy="give a TRACE or a WORKLOAD, or --serve")
     if all(Path(path).is_dir() for path in paths):
@@ -142,23 +143,20 @@ def _workloads(paths: tuple[str, ...], names: tuple[str, ...], host: Host, words
     return 0
 
 
-def _serve(name: str, host: Host, port: int, quiet: bool) -> int:
+def _serve(name: str, host: Host, port: int, tokenizer: str | None, quiet: bool) -> int:
     from traceprof.caches import engine
+    from traceprof.simulate.live_prompts import Exact
     from traceprof.simulate.serve import serve
+    from traceprof.tokenizer import load
 
     def began(url: str) -> None:
         if not quiet:
             click.echo(
-                f"{engine(name).LABEL} in virtual time, {host.label}: {url}\nCtrl-C ends it.", err=True
+                f"A virtual {engine(name).LABEL}, as fast as {host.label}: {url}\nCtrl-C ends it.", err=True
             )
 
+    prompts = Exact(load(tokenizer)) if tokenizer else None
     serve(
-        name,
-        host.costs(name),
-        host.scheduler(name),
-        host.capacity_tokens,
-        port=port,
-        model=host.shape.name,
-        began=began,
-    )
+        name, host.costs(name), host.scheduler(name), host.capacity_tokens, port=port, model=host.shape.name, tokenizer=prompts, began=began
+    )  # fmt: skip
     return 0

@@ -103,7 +103,8 @@ class Blocks:
         """A new block now and then."""
         if -(-length // self._block) - len(self._tables[job.number]) > len(self._free):
             return False
-        known = length if length == job.final else length - 1  # a block can be found from the next token on
+        last = length == job.final or self._block == 1
+        known = length if last else length - 1  # a block can be found from the next token on
         self._fill(job, length, 0 if self._at_end else known)
         return True
 
