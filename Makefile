@@ -64,6 +64,8 @@ bench: $(VENV)/.tested
 	$(BIN)/python -m benchmarks.bench_peers
 	$(BIN)/python -m benchmarks.bench_caches --small
 	$(BIN)/python -m benchmarks.bench_replay
+	$(BIN)/python -m benchmarks.bench_published
+	$(BIN)/python -m benchmarks.bench_simulate
 
 clean:
 	rm -rf $(VENV) .engines out build dist

@@ -119,16 +119,16 @@ class Traffic(NamedTuple):
         return cls(parent[:made], begin[:made], end[:made], node, prompt, prompt, nothing, nothing, nothing)
 
     def shared(self) -> tuple[I64, I64]:
-        """For each request an earlier one that begins with the longest run of the same tokens (-1: none), and its length.
+        """For each prompt an earlier one that begins with the longest run of the same tokens (-1: none), and its length.
 
-        >>> two = Traffic.of_lists([([1, 2, 3], [], 0, 1), ([1, 2, 4], [], 2, 3), ([5], [], 4, 5)])
+        >>> two = Traffic.of_lists([([1, 2, 3], [4], 0, 1), ([1, 2, 4], [], 2, 3), ([5], [], 4, 5)])
         >>> tuple(found.tolist() for found in two.shared())
         ([-1, 0, -1], [0, 2, 0])
         """
         from traceprof.kernels.paths import shared
 
         like, tokens = np.empty(self.requests, np.int64), np.empty(self.requests, np.int64)
-        shared(self.paths(), like, tokens)
+        shared(self.paths(), self.prompt, like, tokens)
         return like, tokens
 
     @property

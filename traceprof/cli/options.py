@@ -131,8 +131,9 @@ def machines(words: dict[str, Any]) -> tuple[Machine, Virtual, Constraints]:
     objectives = Objectives.of(constraints.slo)
     if not of["simulate"]:
         return machine, Virtual(None, "it was asked not to: --no-simulate"), constraints
-    gpu = gpu or of_memory(said["gpu_memory"])
-    if gpu is None:
+    if gpu is None and said["gpu_memory"] is not None:
+        gpu = of_memory(said["gpu_memory"])
+    if gpu is None and said["gpu_memory"] is not None:
         return (
             machine,
             Virtual(None, f"no card with {said['gpu_memory']} is known: name one with --gpu"),

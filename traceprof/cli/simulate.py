@@ -103,13 +103,14 @@ def _trace(path: str, names: tuple[str, ...], host: Host, objectives: Objectives
             from traceprof.simulate.study import Stretch
 
             folder = Path(out)
-            made = []
+            made, traffics = [], []
             for n, (pool, rows) in enumerate(zip(found.pools, found.rows, strict=True)):
                 whole = Stretch.whole(pool)
+                traffics.append(whole.traffic)
                 made.append(
                     without_prompts(folder / f"workload-{n}.parquet", whole, ids[rows.tolist()].to_list())
                 )
-            simulate(made, names, host, folder, progress=say)
+            simulate(made, names, host, folder, progress=say, traffics=traffics)
     assert told is not None
     if as_json:
         opt.print_json(told)

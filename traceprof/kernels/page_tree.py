@@ -430,7 +430,7 @@ def sglang(
         kind, r, length = step(c)
         if kind == DONE:
             break
-        if simulated:
+        if simulated and c.machine.state[COMPUTED] != t.tally[_SEEN]:
             t = _computed(t, c, prefills, page, priority, computing, rest, stands, own, known)
         upto = c.now[TIME]  # the time, or the pages of the batch, up to which results are there
         if how == BATCH and not simulated:

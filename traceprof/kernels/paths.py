@@ -120,18 +120,17 @@ def used(p: Paths) -> I32:
 
 
 @jit
-def shared(p: Paths, like: I64, tokens: I64) -> None:
+def shared(p: Paths, upto: I64, like: I64, tokens: I64) -> None:
     """For each request an earlier one that begins with the longest run of the same tokens, and the length of that run.
 
-    Fills like[request] (-1 where it begins as none before) and tokens[request]; see `tree_of_shared`, which is the way back.
+    Of each only its first upto[request] tokens are looked at. Fills like[request] (-1 where it begins as none before) and tokens[request]; see `tree_of_shared`, which is the way back.
     """
     most, _ = longest(p)
     nodes, ends = np.empty(most, np.int32), np.empty(most, np.int64)
     reached = p.begin.copy()  # [node] how far down some request went there
     by = np.full(p.parent.shape[0], -1, np.int64)  # [node] the request that did
     for request in range(p.node.shape[0]):
-        v = np.int64(p.node[request])
-        n = path(p, request, np.int64(0) if v < 0 else p.end[v], nodes, ends)
+        n = path(p, request, upto[request], nodes, ends)
         like[request] = -1
         tokens[request] = 0
         together = True

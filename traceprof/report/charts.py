@@ -336,6 +336,11 @@ def _slo_by_rate(profile: Profile) -> alt.Chart | None:
         if at(row, "speed") and (share := at(row, "engines", name)) is not None
     ]
     speeds = [row["speed"] for row in rows]
+    last: dict[str, tuple[float, int]] = {}
+    for row in rows:  # no line over speeds that an engine was not tried at
+        before, piece = last.get(row["engine"], (row["speed"], 0))
+        row["piece"] = piece + (row["speed"] > 2 * before)
+        last[row["engine"]] = row["speed"], row["piece"]
     if len(set(speeds)) < 2 or len({row["share"] for row in rows}) < 2:
         return None
     low, high = min(speeds), max(speeds)
@@ -361,8 +366,9 @@ def _slo_by_rate(profile: Profile) -> alt.Chart | None:
                 scale=alt.Scale(domain=[0, 1]),
                 axis=alt.Axis(format=".0%"),
             ),
-            color=alt.Color("engine:N", sort=shown, scale=alt.Scale(domain=shown)),
-            shape=alt.Shape("engine:N", sort=shown, scale=alt.Scale(domain=shown)),
+            detail="piece:N",
+            color=alt.Color("engine:N", scale=alt.Scale(domain=shown), legend=alt.Legend(columns=2)),
+            shape=alt.Shape("engine:N", scale=alt.Scale(domain=shown)),
             tooltip=[
                 alt.Tooltip("engine:N", title="engine"),
                 alt.Tooltip("speed:Q", title="times the recorded rate", format=".3~g"),
@@ -371,8 +377,8 @@ def _slo_by_rate(profile: Profile) -> alt.Chart | None:
             ],
         )
     )
-    here = [{"speed": 1, "label": "as recorded"}] if low <= 1 <= high else []
-    return alt.layer(lines, *_flags(here, low, high, x, "speed", HEIGHT)).properties(
+    here = alt.Chart(_data([{"speed": 1}])).mark_rule(strokeDash=[4, 3]).encode(x=x)
+    return alt.layer(*([here] if low <= 1 <= high else []), lines).properties(
         height=HEIGHT, title="Requests within the objectives by rate"
     )
 

@@ -128,11 +128,13 @@ def _rate(rate: float | None) -> str:
     """Requests a second in three digits.
 
     >>> _rate(0.08390), _rate(1.0007), _rate(12345.6), _rate(0.0000123), _rate(None)
-    ('0.0839', '1', '12,346', '1.2e-05', '-')
+    ('0.0839', '1.00', '12,346', '1.2e-05', '-')
     """
     if rate is None:
         return "-"
-    return f"{rate:.{3 if rate >= 1e-4 else 2}g}" if rate < 1000 else number(round(rate))
+    return (
+        number(round(rate)) if rate >= 1000 else f"{rate:.2g}" if rate < 1e-4 else f"{rate:#.3g}".rstrip(".")
+    )
 
 
 def _dollars(usd: float | None) -> str:
@@ -165,16 +167,21 @@ def _parts(told: Told) -> Iterator[str | Table | Chart]:
     yield Chart(
         "slo_by_rate",
         "Requests within the objectives by rate",
-        "Share of requests within the objectives when the same traffic comes faster or slower than recorded. An engine is on the "
-        "line where it was tried.",
+        "Share of requests within the objectives when the same traffic comes faster or slower than recorded. Each point was "
+        "run; the dashed line stands at the recorded rate.",
     )
     yield _engines(told)
     engines = by_rate(told).values()
     if overloaded := sum((finite(at(one, "max_speed")) or 0.0) < 1 for one in engines):
-        who = "Every engine" if overloaded == len(engines) else "An engine that takes more than one machine"
-        yield f"{who} falls behind on one at the recorded rate: its TTFT is mostly waiting."
+        who = "Every engine" if overloaded == len(engines) else "An engine that takes several"
+        yield f"{who} falls behind on one machine at the recorded rate: its TTFT is mostly waiting."
     yield from _apart(told)
-    yield "It rests on this: " + "; ".join(clean(one, 600) for one in rows_of(told, "assumptions")) + "."
+    if assumptions := [clean(one, 600) for one in rows_of(told, "assumptions")]:
+        yield Table(
+            "What this rests on",
+            ("Assumption",),
+            [(Cell(f"{one[:1].upper()}{one[1:]}."),) for one in assumptions],
+        )
     yield Table(
         "How fast each engine is taken to be, and where that is from",
         ("Engine", "Cold start", "Source"),
@@ -217,7 +224,7 @@ def _highest(one: Told) -> str:
     """The rate up to which the objectives hold.
 
     >>> _highest({"max_rate_per_s": 2.5}), _highest({"max_rate_per_s": 2.5, "max_speed_capped": True}), _highest({})
-    ('2.5', 'at least 2.5', 'none holds')
+    ('2.50', 'at least 2.50', 'none holds')
     """
     rate = finite(at(one, "max_rate_per_s"))
     return (

@@ -49,8 +49,12 @@ def simulate(
     folder: Path,
     ask: Ask | None = None,
     progress: Progress | None = None,
+    traffics: Sequence[Traffic] | None = None,
 ) -> Results:
-    """Each workload through each engine, one run each; raises TraceprofError where the folder holds results."""
+    """Each workload through each engine, one run each; raises TraceprofError where the folder holds results.
+
+    traffics  what the workloads are of, where more is known than they tell: what prompts share with answers
+    """
     asked = ask or Ask()
     if (folder / "manifest.json").exists() and Results(folder).runs:
         raise TraceprofError("holds results", path=folder, remedy="give another -o")
@@ -62,7 +66,9 @@ def simulate(
         rows = _rows(workload)
         for name in engines:
             run = new_run(results, number, name)
-            served = through(name, rows, host, asked, workload.path)
+            served = through(
+                name, rows, host, asked, workload.path, None if traffics is None else traffics[position]
+            )
             table = _table(rows, served, asked).cast(schema.arrow(schema.RESULT_REQUESTS))
             run.write(table, _told(name, workload, host, table, served, options))
             manifest["runs"].append(
@@ -77,25 +83,16 @@ def simulate(
     return write_manifest(folder, manifest)
 
 
-def through(engine: str, rows: pl.DataFrame, host: Host, ask: Ask, path: Path | None = None) -> Served:
+def through(
+    engine: str,
+    rows: pl.DataFrame,
+    host: Host,
+    ask: Ask,
+    path: Path | None = None,
+    known: Traffic | None = None,
+) -> Served:
     """A workload's rows through one engine; raises TraceprofError where what they share cannot be."""
-    known = rows["output_tokens"].drop_nulls().to_numpy()
-    usual = int(np.median(known)) if len(known) else OUTPUT
-    output = rows["output_tokens"].fill_null(usual).cast(pl.Int64).to_numpy()
-    like, shared = (rows[name].fill_null(null).cast(pl.Int64).to_numpy() for name, null in (("prefix_of", -1), ("prefix_tokens", 0)))  # fmt: skip
-    prompt = rows["input_tokens"].cast(pl.Int64).to_numpy()
-    at = np.arange(len(prompt))
-    if not (
-        (like < at)
-        & (shared >= 0)
-        & ((shared == 0) | ((like >= 0) & (shared <= np.minimum(prompt, prompt[like]))))
-    ).all():
-        raise TraceprofError(
-            "prefix_of and prefix_tokens do not fit the prompts",
-            path=path,
-            remedy="make the workload again: traceprof workload",
-        )
-    traffic = Traffic.of_shared(like, shared, prompt).answered(output)
+    traffic = known or traffic_of(rows, path)
     scheduled = rows["arrival_us"].to_numpy() * 1000
     think = rows["think_us"].fill_null(0).to_numpy() * 1000
     parent = rows["parent"].fill_null(-1).to_numpy()
@@ -106,10 +103,30 @@ def through(engine: str, rows: pl.DataFrame, host: Host, ask: Ask, path: Path | 
         load = load._replace(scheduled=np.zeros(len(parent), np.int64), places=ask.concurrency)
     changes = {} if ask.max_seqs is None else {"max_seqs": ask.max_seqs}
     mean = int(traffic.total.mean()) if traffic.requests else 0
-    steps = STEPS_KEPT if int(output.sum()) <= CHUNKS else 0
+    steps = STEPS_KEPT if int((traffic.total - traffic.prompt).sum()) <= CHUNKS else 0
     return serve(
         engine, traffic, load, host.scheduler(engine, **changes), host.costs(engine, mean), host.capacity_tokens, token_bytes=host.token_bytes, steps=steps
     )  # fmt: skip
+
+
+def traffic_of(rows: pl.DataFrame, path: Path | None = None) -> Traffic:
+    """What a workload's rows ask for: prompts that share as it says, and answers that no later prompt repeats."""
+    said = rows["output_tokens"].drop_nulls().to_numpy()
+    usual = int(np.median(said)) if len(said) else OUTPUT
+    output = rows["output_tokens"].fill_null(usual).cast(pl.Int64).to_numpy()
+    like = rows["prefix_of"].fill_null(-1).cast(pl.Int64).to_numpy()
+    shared = rows["prefix_tokens"].fill_null(0).cast(pl.Int64).to_numpy()
+    prompt = rows["input_tokens"].cast(pl.Int64).to_numpy()
+    earlier = like < np.arange(len(prompt))
+    of_other = prompt[np.where(earlier, np.maximum(like, 0), 0)] if len(prompt) else prompt
+    fits = earlier & (shared >= 0) & (shared <= np.where(like >= 0, np.minimum(prompt, of_other), 0))
+    if not fits.all():
+        raise TraceprofError(
+            "prefix_of and prefix_tokens do not fit the prompts",
+            path=path,
+            remedy="make the workload again: traceprof workload",
+        )
+    return Traffic.of_shared(like, shared, prompt).answered(output)
 
 
 def _rows(workload: Workload) -> pl.DataFrame:

@@ -33,10 +33,8 @@ MODELS, TENANTS = 4, 4  # the largest ones that are run apart
 FEW = 50  # requests of a part, below which it is not run
 QUANTILE = 0.99  # share of requests that must meet the objectives
 FASTEST = 10  # doublings tried either way
-SHORTEST_S, SHORTEST_LIMITS = (
-    10.0,
-    10.0,
-)  # of a stretch that is pressed together: seconds, and times the limit of TTFT or E2E
+SHORTEST_S = 10.0  # of a stretch that is pressed together
+SHORTEST_LIMITS = 10.0  # the same, as multiples of the limit of TTFT or E2E
 SLOW = -3  # halvings, after which the slowest is tried
 FINE = 4  # halvings of the last doubling: 4 % apart
 TTFT_S, TPOT_S = 2.0, 0.1  # where no objectives are given
@@ -142,9 +140,8 @@ class Stretch(NamedTuple):
         n = pool.traffic.requests
         at = pool.traffic.arrival_us
         fit = int(TOKENS / max(1.0, float(pool.traffic.prompt.mean())))
-        measured, warm = (
-            max(FEWEST, min(most, fit * most // (measured + warm))) for most in (measured, warm)
-        )
+        whole = measured + warm
+        measured, warm = (max(min(FEWEST, most), min(most, fit * most // whole)) for most in (measured, warm))
         begin = 0
         if n > measured:
             begin = int(np.argmin(at[measured - 1 :] - at[: n - measured + 1]))
@@ -181,13 +178,17 @@ class Stretch(NamedTuple):
         )
 
     def unique(self, which: NDArray[np.bool_]) -> Stretch:
-        """The same, but that none of these prompts begins as an earlier one, and none that begins as one of them."""
-        like, shared = self.traffic.shared()
-        alone = which | np.where(like >= 0, which[like], False)
-        made = Traffic.of_shared(np.where(alone, -1, like), np.where(alone, 0, shared), self.traffic.prompt)
-        return self._replace(
-            pool=self.pool._replace(traffic=made.answered(self.traffic.total - self.traffic.prompt))
+        """The same, but that none of these prompts begins as any other."""
+        of, own = self.traffic, np.flatnonzero(which)
+        node = of.node.copy()
+        node[own] = len(of.parent) + np.arange(len(own))
+        made = of._replace(
+            parent=np.concatenate([of.parent, np.full(len(own), -1, np.int32)]),
+            begin=np.concatenate([of.begin, np.zeros(len(own), np.int64)]),
+            end=np.concatenate([of.end, of.total[own]]),
+            node=node,
         )
+        return self._replace(pool=self.pool._replace(traffic=made))
 
     @property
     def shared_tokens(self) -> int:
@@ -346,9 +347,11 @@ class Study(NamedTuple):
             for speed in found[0].shares
             if all(speed in one.shares for one in found)
         }
-        return Found(
-            None if any(s is None for s in speeds) else min(s for s in speeds if s is not None), shares
-        )
+        known = [s for s in speeds if s is not None]
+        if len(known) < len(speeds):
+            return Found(None, shares)
+        slowest = min(known)
+        return Found(slowest, shares, all(one.capped for one in found if one.max_speed == slowest))
 
     def engine_part(self, engine: str) -> tuple[dict[str, Any], Found]:
         """`simulation.engines[NAME]`."""
