@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import polars as pl
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests import lab
 from tests.conftest import CLI
+from traceprof import contracts
 from traceprof.caches.traffic import Traffic
 from traceprof.errors import TraceprofError, UsageError
 from traceprof.results import Results
@@ -409,7 +411,9 @@ def test_compare_gives_a_profile_its_verdict(trace, tmp_path, command):
     ran = command("compare", tmp_path / "r", "--profile", tmp_path / "p", "--json")
     assert (ran.code, ran.err) == (0, "")
     told = json.loads(ran.out)
+    jsonschema.Draft202012Validator(contracts.comparison_schema()).validate(told)
     kept = json.loads((tmp_path / "p" / "profile.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator(contracts.profile_schema()).validate(kept)
     assert kept["verdict"] == told["verdict"]
     assert told["verdict"]["checked_by"] == "simulation"
     assert [p.name for p in Path(tmp_path / "p").iterdir() if p.name.startswith(".")] == []

@@ -502,6 +502,71 @@ def profile_schema() -> Schema:
     )
 
 
+def comparison_schema() -> Schema:
+    """comparison.json."""
+    pair = _object(
+        {
+            "a": _STR,
+            "b": _STR,
+            "metric": _STR,
+            "scale": _said({"enum": ["ratio", "difference"]}, "which of the two low and high are of"),
+            "ratio": _said(_or_null(_NUM), "geometric mean of b / a over paired requests"),
+            "difference": _said(_or_null(_NUM), "b - a"),
+            "low": _or_null(_NUM),
+            "high": _or_null(_NUM),
+            "p": _said(_or_null(_NUM), "of a difference that is within the margin"),
+            "p_holm": _or_null(_NUM),
+            "outcome": {"enum": ["a", "b", "no practical difference", "not enough data"]},
+            "reason": _or_null(_STR),
+            "n_requests": _COUNT,
+            "n_sessions": _COUNT,
+            "blocks": _said(_COUNT, "runs of each that were paired"),
+        },
+        optional=("p", "p_holm", "difference", "reason"),
+    )
+    pairs = _list(pair)
+    outcome = _object(
+        {
+            "favoured": _or_null(_STR),
+            "outcome": {"enum": ["favoured", "no practical difference", "not enough data"]},
+            "among": _list(_STR),
+            "metric": _STR,
+            "why": _STR,
+            "trust": {"enum": ["full", "lowered"]},
+            "doubts": _list(_STR),
+        }
+    )
+    workload = _object(
+        {
+            "variant": _or_null(_STR), "file": _STR, "requests": _COUNT, "order": _or_null(_STR), "mode": _STR, "speed": _NUM, "decides": _list(_STR),
+            "engines": _map({"type": "object"}), "pairs": pairs, "outcome": outcome, "warnings": _list(_STR),
+        }
+    )  # fmt: skip
+    return _file(
+        "comparison.json",
+        {
+            "schema_version": {"const": 1},
+            "traceprof_version": _STR,
+            "results": _list(_STR),
+            "simulated": _BOOL,
+            "slo": _or_null({"type": "object"}),
+            "margin": _RATE,
+            "level": _RATE,
+            "main_workload": _said(_COUNT, "whose engines, pairs, segments and crossovers stand at the top"),
+            "engines": _map({"type": "object"}),
+            "workloads": _list(workload),
+            "pairs": pairs,
+            "control": _object({"aa": _list({"type": "object"}), "ok": _or_null(_BOOL)}),
+            "segments": _list({"type": "object"}),
+            "crossovers": _list({"type": "object"}),
+            "split_by_variant": _or_null(_STR),
+            "warnings": _list(_STR),
+            "outcome": {"type": "object"},
+            "prices": {"type": "object"},
+        },
+    )
+
+
 def manifest_schema() -> Schema:
     """manifest.json of a trace folder."""
     source = _object(
@@ -565,7 +630,11 @@ def _file(name: str, properties: dict[str, Schema], optional: tuple[str, ...] = 
 
 def files() -> dict[str, str]:
     """Name and text of every file of schemas/."""
-    found = {"profile.schema.json": profile_schema(), "manifest.schema.json": manifest_schema()}
+    found = {
+        "profile.schema.json": profile_schema(),
+        "manifest.schema.json": manifest_schema(),
+        "comparison.schema.json": comparison_schema(),
+    }
     for name in schema.FILES:
         found[f"{name.replace('/', '-')}.columns.json"] = table_schema(name)
     return {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in found.items()}

@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 
 F64: TypeAlias = NDArray[np.float64]
 
-FITTED = ("compute", "memory", "step_s", "seq_s", "request_s")
-FLOOR = {"compute": 1e-5, "memory": 1e-5, "step_s": 1e-6, "seq_s": 1e-7, "request_s": 1e-5}
+FITTED = ("compute", "memory", "attention", "step_s", "seq_s", "request_s")
+FLOOR = {"compute": 1e-5, "memory": 1e-5, "attention": 1e-5, "step_s": 1e-6, "seq_s": 1e-7, "request_s": 1e-5}
 MOST = 4_000  # requests that are looked at: more would take long, and tell little more
 FEWEST = 20  # requests that ended well, below which nothing is fitted
-TRIES = 450
+TRIES, REQUESTS_TRIED = 600, 600_000  # at least so many, more where a try is short
+BOUND = 25.0  # of a factor's logarithm
 METRICS = ("ttft", "tpot", "e2e")
 
 
@@ -200,41 +201,28 @@ def fit(measured: Measured, host: Host, max_seqs: int | None = None) -> Fit:
     """Factors that meet the first half best, and the errors of the second."""
     from scipy.optimize import minimize
 
-    start = host.factors(measured.engine)
-    half = measured.half
+    start, half = host.factors(measured.engine), measured.half
+    tries = max(TRIES, REQUESTS_TRIED // len(measured.ttft))
 
     def factors(x: F64) -> Factors:
-        found = {name: float(np.exp(value)) for name, value in zip(FITTED, x, strict=True)}
-        return start._replace(
-            **found, attention=max(FLOOR["compute"], start.attention * found["compute"] / start.compute)
-        )
+        return start._replace(**{name: float(np.exp(value)) for name, value in zip(FITTED, x, strict=True)})
 
     def distance(x: F64) -> float:
-        if (np.abs(x) > 25).any():
-            return 1e9
+        if (np.abs(x) > BOUND).any():
+            return np.inf
         return measured.distance(measured.run(host, factors(x), max_seqs), half)
 
+    def search(x: F64, share: float, width: float) -> Any:
+        simplex = np.vstack([x, *(x + step for step in np.eye(len(x)) * width)])
+        options = {"maxfev": int(tries * share), "initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-5}
+        return minimize(distance, x, method="Nelder-Mead", options=options)
+
     first = np.log([max(FLOOR[name], getattr(start, name)) for name in FITTED])
-    best = None
-    for scale in (
-        1.0,
-        0.05,
-        10.0,
-    ):  # of what an engine adds: a tiny model's steps are all overhead, a large one's none
-        x = first + np.array([0.0, 0.0, *[np.log(scale)] * 3])
-        simplex = np.vstack([x, *(x + step for step in np.eye(len(x)) * 1.5)])
-        found = minimize(
-            distance,
-            x,
-            method="Nelder-Mead",
-            options={"maxfev": TRIES // 3, "initial_simplex": simplex, "xatol": 1e-2, "fatol": 1e-4},
-        )
-        if best is None or found.fun < best.fun:
-            best = found
-    assert best is not None
-    again = minimize(
-        distance, best.x, method="Nelder-Mead", options={"maxfev": TRIES // 2, "xatol": 1e-3, "fatol": 1e-5}
-    )
+    adds = np.array([name.endswith("_s") for name in FITTED])
+    # a tiny model's steps are all overhead, a large one's none
+    tried = [search(first + adds * np.log(scale), 0.2, 1.5) for scale in (1.0, 0.05, 10.0)]
+    best = min(tried, key=lambda found: found.fun)
+    again = search(best.x, 0.4, 0.3)
     chosen = factors(again.x if again.fun < best.fun else best.x)
     before, after = (measured.run(host, one, max_seqs) for one in (start, chosen))
     return Fit(
