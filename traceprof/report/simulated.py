@@ -81,7 +81,7 @@ def basis(told: Told) -> str:
     quantile = at(told, "slo", "quantile")
     whose = "as given" if at(told, "slo", "given") else "by default"
     return (
-        f"Run was {clean(at(told, 'window'), 200)}. A rate holds while {_share(quantile)} of requests keep to "
+        f"What was run: {clean(at(told, 'window'), 200)}. A rate holds while {_share(quantile)} of requests keep to "
         f"{clean(at(told, 'slo', 'words'), 200)} ({whose}). GPUs are those that the recorded rate takes."
     )
 
