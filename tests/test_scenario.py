@@ -75,7 +75,7 @@ WRONG = [
     ('about = ""\n' + TWO, "about is to be a text"),
     ("about = 3\n" + TWO, "about is to be a text"),
     ('workloads = ["a"]\n[engines]\nz = 3\n', "engines.z is to be a table"),
-    ('order = "random"\n' + TWO, "order is to be one of interleaved, mirrored, blocked"),
+    ('order = "dice"\n' + TWO, "order is to be one of interleaved, mirrored, random, blocked"),
     ('cache = "clear"\n' + TWO, "cache is to be one of auto, flush"),
     ('cache = "restart"\n' + TWO, "cache restart needs engines that are launched"),
     ("pause_s = -1\n" + TWO, "pause_s is to be a number from 0 on"),
@@ -181,7 +181,7 @@ def _made(repeats=1, engines=2, workloads=1, warmups=0, order="interleaved"):
 
 
 @pytest.mark.parametrize(
-    "order, expected", [("interleaved", "ABABAB"), ("mirrored", "ABBAAB"), ("blocked", "AAABBB")]
+    "order, expected", [("interleaved", "ABABAB"), ("mirrored", "ABBAAB"), ("blocked", "AAABBB"), ("random", "ABBABA")]
 )
 def test_engines_take_turns_as_asked(order, expected):
     """Two engines, three repeats."""

@@ -33,7 +33,7 @@ def _options(function: F) -> F:
         click.option("--concurrency", type=click.IntRange(0), default=0, help="Requests at once, with --mode closed."),
         click.option("--speed", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="So many times as fast, think times included."),
         click.option("--repeats", type=click.IntRange(1), default=1, show_default=True, help="Runs of each engine on each workload."),
-        click.option("--order", type=click.Choice(["interleaved", "mirrored", "blocked"]), default="interleaved", show_default=True, help="Of the engines in repeats: A B A B, A B B A, A A B B."),
+        click.option("--order", type=click.Choice(["interleaved", "mirrored", "random", "blocked"]), default="interleaved", show_default=True, help="Of the engines in repeats: A B A B, A B B A, drawn anew in each, A A B B."),
         click.option("--cache", type=click.Choice(["auto", "flush", "salt", "restart", "keep"]), default="auto", show_default=True, help="What keeps a run's prefix cache from earlier runs."),
         click.option("--warmup-runs", type=click.IntRange(0), default=0, show_default=True, help="Runs of each engine before all others, in no figure."),
         click.option("--capacity-tokens", type=click.IntRange(1), default=None, help="KV tokens that every engine which is launched is to have."),

@@ -3,7 +3,7 @@
     about = "..."
     workloads = ["shared.parquet", "unique.parquet"]  # beside the scenario, or where the command runs
     repeats = 3                     # measured runs of each workload on each engine
-    order = "interleaved"           # A B A B, so that what drifts hits all alike; "mirrored" A B B A; "blocked" A A B B
+    order = "interleaved"           # A B A B, so that what drifts hits all alike; "mirrored" A B B A; "random" drawn anew in each repeat; "blocked" A A B B
     warmup_runs = 1                 # of each engine before all others, in no figure
     cache = "auto"                  # between runs: flush, salt, restart (of launched engines), keep; auto: the first that there is
     capacity_tokens = 200000        # KV tokens that every engine is to have
@@ -36,6 +36,7 @@ The search is pure: `sweep` is told what a rate did, and says which is next.
 from __future__ import annotations
 
 import os
+import random
 import re
 import tomllib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -50,7 +51,7 @@ from traceprof.errors import TraceprofError, UsageError
 from traceprof.replay.launch import Recipe
 from traceprof.replay.settings import Options, Target
 
-ORDERS = ("interleaved", "mirrored", "blocked")
+ORDERS = ("interleaved", "mirrored", "random", "blocked")
 CACHES = ("auto", "flush", "salt", "restart", "keep")
 _OBJECTIVE = re.compile(r"(ttft|tpot|itl|e2e)_(p50|p90|p95|p99|mean|max)_s")
 _OURS = {"model", "salt", "api_key_env", "speed", "count"}  # options that a scenario sets itself
@@ -360,9 +361,11 @@ def plan(scenario: Scenario) -> list[Turn]:
                 turns += [Turn(workload, engine, n, False) for n in range(scenario.repeats)]
         return turns
     for n in range(scenario.repeats):
-        in_turn = scenario.engines
+        in_turn = list(scenario.engines)
         if scenario.order == "mirrored" and n % 2:
-            in_turn = in_turn[::-1]
+            in_turn.reverse()
+        elif scenario.order == "random":
+            random.Random(n).shuffle(in_turn)  # the same each time: a replay can be gone on with
         turns += [Turn(w, engine, n, False) for w in scenario.workloads for engine in in_turn]
     return turns
 
