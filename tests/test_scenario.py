@@ -181,7 +181,8 @@ def _made(repeats=1, engines=2, workloads=1, warmups=0, order="interleaved"):
 
 
 @pytest.mark.parametrize(
-    "order, expected", [("interleaved", "ABABAB"), ("mirrored", "ABBAAB"), ("blocked", "AAABBB"), ("random", "ABBABA")]
+    "order, expected",
+    [("interleaved", "ABABAB"), ("mirrored", "ABBAAB"), ("blocked", "AAABBB"), ("random", "ABBABA")],
 )
 def test_engines_take_turns_as_asked(order, expected):
     """Two engines, three repeats."""

@@ -79,6 +79,48 @@ def test_a_host_says_what_does_not_fit_and_what_is_not_known():
     assert of_memory("30GB") is None
 
 
+def test_what_no_machine_can_be_is_refused():
+    """Macs share no model; weights must fit whatever the cache is said to be; factors are checked."""
+    with pytest.raises(UsageError, match="no link"):
+        Host.of("apple-m4-pro", 4)
+    with pytest.raises(UsageError, match="does not fit"):
+        Host.of("l40s", model="Llama-3.3-70B", capacity_tokens=100_000)
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("[engines.vllm]\ncompute = 0\n", "vllm.compute is 0"),
+        ("[engines.vllm]\nstep_s = nan\n", "vllm.step_s is nan"),
+        ("[engines.vlm]\ncompute = 1\n", "vlm is no engine"),
+        ('card = "l40s"\n[engines.vllm]\ncompute = 1\n', "fitted with card l40s, not h100"),
+    ],
+)
+def test_factors_that_cannot_be_used_are_refused(tmp_path, text, wanted):
+    """Of nothing, of no engine, of another machine."""
+    file = tmp_path / "f.toml"
+    file.write_text(text)
+    with pytest.raises(TraceprofError, match=wanted):
+        Host.of(factors=file)
+
+
+def test_models_of_other_rates_are_each_over_their_own_time():
+    """A model that asks once a minute does not thin out the one that asks ten times a second."""
+    fast, slow = chats(400, per_s=10), chats(60, per_s=0.05, seed=1)._replace(model="n")
+    alone, both = (
+        study(pools, HOST, Objectives(), ["vllm"])["engines"]["vllm"] for pools in ([fast], [fast, slow])
+    )
+    assert both["requests_per_s"] == pytest.approx(alone["requests_per_s"], rel=0.05)
+    assert both["output_tokens_per_s"] == pytest.approx(alone["output_tokens_per_s"], rel=0.05)
+    shares = {
+        p["value"]: p["share"]
+        for p in study([fast, slow], HOST, Objectives(), ["vllm"])["parts"]
+        if p["by"] == "model"
+    }
+    whole = fast.traffic.prompt.sum() + slow.traffic.prompt.sum()
+    assert shares["m"] == pytest.approx(fast.traffic.prompt.sum() / whole)
+
+
 def test_factors_are_read_back_as_they_were_written(tmp_path):
     """What calibrate writes is what --factors takes; a broken file says how to make one."""
     factors = Factors(0.5, 0.25, 0.125, 0.001, 0.0001, 0.01, 0.0)
@@ -383,6 +425,7 @@ def test_simulate_says_what_is_wrong(trace, tmp_path, command):
         ((), "nothing to run"),
         ((tmp_path / "no.parquet",), "no such workload"),
         ((trace, "--slo", "ttft=fast"), "ttft"),
+        ((trace, "--speed", "2"), "--speed is for a WORKLOAD"),
     ):
         ran = command("simulate", *words)
         assert ran.code in (1, 2) and ran.out == "" and wanted in ran.error(), words

@@ -871,6 +871,8 @@ def _pools(rows: pl.DataFrame, prompts: Prompts | None, prefix: Prefix | None) -
     )
     model, seen = named["model"].to_numpy(), named["seen"].to_numpy()
     tenants, sessions = named["tenant_id"].to_numpy(), named["session"].to_numpy()
+    if not seen.any():
+        return "every request was rejected: no model saw one"
     apart = [(one, np.flatnonzero((model == one) & seen)) for one in np.unique(model[seen]).tolist()]
     pools = [Pool(one, traffic.subset(which), sessions[which], tenants[which]) for one, which in apart]
     return Pools(pools, [at[which] for _, which in apart], prefix is not None, times.how)

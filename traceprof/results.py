@@ -163,6 +163,12 @@ def write_manifest(path: str | os.PathLike[str], told: dict[str, Any]) -> Result
     return Results(folder)
 
 
+def check_free(folder: Path) -> None:
+    """Raise TraceprofError where a folder holds results already."""
+    if (folder / MANIFEST).exists() and Results(folder).runs:
+        raise TraceprofError("holds results", path=folder, remedy="give another -o")
+
+
 def new_run(results: Results, number: int, name: str) -> Run:
     """The folder of a run, made where it is missing (a replay that goes on finds its own)."""
     run = Run(results.path / "runs" / f"{number:03}-{name}")

@@ -123,6 +123,8 @@ def machines(words: dict[str, Any]) -> tuple[Machine, Virtual, Constraints]:
     gpu = of["gpu"]
     if gpu is None and said["gpu_memory"] is None and constraints.hardware is not None:
         gpu = HARDWARE[constraints.hardware]
+    if gpu is not None and constraints.hardware not in (None, card(gpu).vendor):
+        raise UsageError(f"--gpu {gpu} is no {constraints.hardware} hardware", remedy="leave one of them out")
     if gpu is not None and said["gpu_memory"] is None:
         chosen = card(gpu)
         machine = Machine.of(**{**said, "gpu_memory": str(chosen.memory_bytes)}, label=chosen.label)

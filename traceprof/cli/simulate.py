@@ -48,7 +48,7 @@ def command(
     from traceprof.latency import parse_slo
     from traceprof.simulate.study import Objectives
 
-    host = opt.host(words)
+    host = opt.host(words)._replace(max_seqs=words.pop("max_seqs"))
     names = _names(engines, host)
     objectives = Objectives.of(parse_slo(slo) if slo else None)
     if serving:
@@ -60,8 +60,20 @@ def command(
     if all(Path(path).is_dir() for path in paths):
         if len(paths) > 1:
             raise UsageError("one TRACE at a time", remedy="traceprof simulate TRACE")
+        _only_for(("mode", "concurrency", "speed"), "a WORKLOAD")
         return _trace(paths[0], names, host, objectives, out, as_json, quiet)
+    _only_for(("slo",), "a TRACE")
     return _workloads(paths, names, host, words, out, as_json, quiet)
+
+
+def _only_for(options: tuple[str, ...], what: str) -> None:
+    """Refuse options that would do nothing."""
+    from traceprof.errors import UsageError
+
+    context = click.get_current_context()
+    for name in options:
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise UsageError(f"--{name} is for {what}", remedy="leave it out")
 
 
 def _names(engines: tuple[str, ...], host: Host) -> tuple[str, ...]:
@@ -84,9 +96,12 @@ def _names(engines: tuple[str, ...], host: Host) -> tuple[str, ...]:
 
 def _trace(path: str, names: tuple[str, ...], host: Host, objectives: Objectives, out: str | None, as_json: bool, quiet: bool) -> int:  # fmt: skip
     from traceprof.profiler import open_pools
+    from traceprof.results import check_free
     from traceprof.simulate.study import study
     from traceprof.trace import Trace
 
+    if out is not None:
+        check_free(Path(out))
     with opt.progress(quiet or as_json) as say:
         found, ids = open_pools(Trace(path), say)
         told = study(

@@ -197,7 +197,12 @@ def split(workloads: Sequence[Mapping[str, Any]]) -> str | None:
 
 def cautions(compared: Compared) -> Iterator[str]:
     """What lowers the trust in a workload's comparison, as far as the order of runs and the state of caches go."""
+    if compared.unlike and compared.simulated:
+        yield f"the folders were simulated with other options: {', '.join(compared.unlike)}"
     if compared.simulated:
+        machines = {str(under(one.results.manifest, "simulated", "label")) for one in compared.contenders}
+        if len(machines) > 1:
+            yield f"the engines were simulated on other machines: {', '.join(sorted(machines))}"
         return
     if compared.unlike:
         yield f"the folders were replayed with other options: {', '.join(compared.unlike)}"

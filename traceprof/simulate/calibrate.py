@@ -37,6 +37,7 @@ F64: TypeAlias = NDArray[np.float64]
 FITTED = ("compute", "memory", "attention", "step_s", "seq_s", "request_s")
 FLOOR = {"compute": 1e-5, "memory": 1e-5, "attention": 1e-5, "step_s": 1e-6, "seq_s": 1e-7, "request_s": 1e-5}
 MOST = 4_000  # requests that are looked at: more would take long, and tell little more
+LOST = 0.01  # share of requests that may fail in virtual time and did not before
 FEWEST = 20  # requests that ended well, below which nothing is fitted
 TRIES, REQUESTS_TRIED = 600, 600_000  # at least so many, more where a try is short
 BOUND = 25.0  # of a factor's logarithm
@@ -85,7 +86,13 @@ class Measured(NamedTuple):
         name = record(told["engine"]["name"]).cache or told["engine"]["name"]
         if name not in ENGINES:
             return f"{told['engine']['label']} is not simulated"
-        rows = pl.from_arrow(pa.Table.from_batches(Workload(told["workload"]).batches(COLUMNS)))
+        try:
+            workload = Workload(told["workload"])
+        except TraceprofError as bad:
+            return str(bad)
+        if workload.requests != told["requests"]:
+            return f"{workload.path} is another workload than was sent"
+        rows = pl.from_arrow(pa.Table.from_batches(workload.batches(COLUMNS)))
         assert isinstance(rows, pl.DataFrame)
         if rows["prefix_tokens"].null_count():
             return "the workload does not tell what prompts share"
@@ -115,7 +122,7 @@ class Measured(NamedTuple):
         """The first half, by when they were sent."""
         return np.arange(len(self.ttft)) < len(self.ttft) // 2
 
-    def run(self, host: Host, factors: Factors, max_seqs: int | None) -> Served:
+    def run(self, host: Host, factors: Factors, max_seqs: int | None = None) -> Served:
         """The same requests in virtual time."""
         options = {
             key: value
@@ -159,7 +166,8 @@ class Measured(NamedTuple):
             known = ~np.isnan(simulated) & ~np.isnan(measured) & (measured > 0) & (simulated > 0)
             if known.any():
                 parts.append(float(np.abs(np.log(simulated[known] / measured[known])).mean()))
-        return sum(parts)
+        lost = float((~served.ok[which]).mean())  # what fails here and did not there
+        return sum(parts) + len(METRICS) * lost if parts else np.inf
 
 
 def _all(served: Served, metric: str) -> F64:
@@ -179,10 +187,19 @@ def calibrate(
     for number, run in enumerate(runs):
         name = run.name
         if any(fit.engine == _cache_of(run) for fit in fits):
+            if all(run.name != other.name for other in runs[:number]):
+                left_out.append(f"{name}: another of the same engine is fitted")
             continue
         measured = Measured.of(run, host)
         if isinstance(measured, str):
             left_out.append(f"{name}: {measured}")
+            continue
+        if (
+            lost := int((~measured.run(host, host.factors(measured.engine), max_seqs).ok).sum())
+        ) > LOST * len(measured.ttft):
+            left_out.append(
+                f"{name}: {lost:,} of {len(measured.ttft):,} requests do not fit into {measured.capacity_tokens:,} tokens of KV cache"
+            )
             continue
         fits.append(fit(measured, host, max_seqs))
         if progress is not None:

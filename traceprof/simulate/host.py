@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ class Host(NamedTuple):
     tokens: int | None  # of KV cache, where it is known better than from memory and weights
     given: bool  # whether somebody named it
     fitted: Mapping[str, Factors]  # by engine, in place of the card's own: from `traceprof calibrate`
+    max_seqs: int | None = None  # sequences that every engine runs at once; None: its default
 
     @classmethod
     def of(
@@ -57,8 +59,14 @@ class Host(NamedTuple):
         given = any((gpu, gpus > 1, model, precision, capacity_tokens, factors))
         kind = precision or (PRECISION.get(chosen.vendor) if model is None else None)
         shape = read_shape(model, precision=kind, kv_dtype=kv_dtype) if model else preset(USUAL_MODEL, precision=kind, kv_dtype=kv_dtype)  # fmt: skip
-        host = cls(chosen, gpus, shape, capacity_tokens, given, read_factors(factors) if factors else {})
-        if not host.capacity_tokens:
+        fitted = read_factors(factors, chosen.name, gpus, shape.precision) if factors else {}
+        host = cls(chosen, gpus, shape, capacity_tokens, given, fitted)
+        if gpus > 1 and not chosen.link:
+            raise UsageError(
+                f"{chosen.label} has no link to another one: a model is not shared over {gpus} of them",
+                remedy="leave --gpus out",
+            )
+        if not shape.capacity_tokens(chosen, gpus):
             raise UsageError(
                 f"{shape.name} does not fit on {host.cards}: its weights take {shape.model.weight_bytes / 1e9:.1f} GB",
                 remedy="more --gpus, a larger --gpu, or a smaller --precision",
@@ -108,6 +116,8 @@ class Host(NamedTuple):
         if engine not in ENGINES:
             raise UsageError(f"{engine} is not simulated", remedy="one of " + ", ".join(ENGINES))
         self.card.on(engine)
+        if self.max_seqs is not None:
+            changes = {"max_seqs": self.max_seqs, **changes}
         return scheduler(engine, self.card.memory_bytes, **changes)
 
     def told(self) -> dict[str, Any]:
@@ -135,13 +145,40 @@ def of_memory(size: str | None) -> str | None:
     return USUAL_CARD if USUAL_CARD in known else next(iter(sorted(known)), None)
 
 
-def read_factors(path: str | Path) -> dict[str, Factors]:
-    """Factors by engine from a file that `traceprof calibrate` wrote."""
+def read_factors(
+    path: str | Path, card: str | None = None, gpus: int | None = None, precision: str | None = None
+) -> dict[str, Factors]:
+    """Factors by engine from a file that `traceprof calibrate` wrote; raises TraceprofError where they are of another machine than is said."""
     file = Path(path)
+    again = "make it: traceprof calibrate RESULTS -o FILE"
     try:
         told = tomllib.loads(file.read_text("utf-8"))
-        return {name: Factors(**{key: float(own[key]) for key in Factors._fields if key in own}) for name, own in told["engines"].items()}  # fmt: skip
+        found = {
+            name: Factors(**{key: float(own[key]) for key in Factors._fields if key in own})
+            for name, own in told["engines"].items()
+        }
     except OSError as bad:
-        raise TraceprofError(f"cannot be read: {bad.strerror}", path=file, remedy="make it: traceprof calibrate RESULTS -o FILE") from None  # fmt: skip
+        raise TraceprofError(f"cannot be read: {bad.strerror}", path=file, remedy=again) from None
     except (ValueError, KeyError, TypeError, AttributeError) as bad:
-        raise TraceprofError(f"no factors of engines: {bad}", path=file, remedy="make it: traceprof calibrate RESULTS -o FILE") from None  # fmt: skip
+        raise TraceprofError(f"no factors of engines: {bad}", path=file, remedy=again) from None
+    for name, factors in found.items():
+        if name not in ENGINES:
+            raise TraceprofError(
+                f"{name} is no engine that is simulated", path=file, remedy="one of " + ", ".join(ENGINES)
+            )
+        for key, value in factors._asdict().items():
+            if not (
+                math.isfinite(value)
+                and (value > 0 if key in ("compute", "memory", "attention") else value >= 0)
+            ):
+                raise TraceprofError(
+                    f"{name}.{key} is {value}", path=file, remedy="shares are above 0, seconds not below"
+                )
+    for key, wanted in (("card", card), ("gpus", gpus), ("precision", precision)):
+        if wanted is not None and told.get(key, wanted) != wanted:
+            raise TraceprofError(
+                f"fitted with {key} {told[key]}, not {wanted}",
+                path=file,
+                remedy=f"--{key} {told[key]}" if key != "card" else f"--gpu {told[key]}",
+            )
+    return found

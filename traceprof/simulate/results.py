@@ -17,7 +17,7 @@ from traceprof.errors import TraceprofError
 from traceprof.replay.campaign import digest
 from traceprof.replay.run import rates, spelled
 from traceprof.replay.settings import Options
-from traceprof.results import Results, new_run, write_manifest
+from traceprof.results import Results, check_free, new_run, write_manifest
 from traceprof.simulate.host import Host
 from traceprof.simulate.served import STEPS_KEPT, Load, Served, serve
 from traceprof.simulate.study import Stretch
@@ -39,7 +39,6 @@ class Ask(NamedTuple):
     mode: str = "partly-open"
     concurrency: int = 0
     speed: float = 1.0
-    max_seqs: int | None = None  # sequences at once, of every engine; None: its default
 
 
 def simulate(
@@ -56,8 +55,7 @@ def simulate(
     traffics  what the workloads are of, where more is known than they tell: what prompts share with answers
     """
     asked = ask or Ask()
-    if (folder / "manifest.json").exists() and Results(folder).runs:
-        raise TraceprofError("holds results", path=folder, remedy="give another -o")
+    check_free(folder)
     options = Options(mode=asked.mode, concurrency=asked.concurrency, speed=asked.speed)
     manifest = _manifest(workloads, engines, host, asked, options)
     results = write_manifest(folder, manifest)
@@ -101,11 +99,10 @@ def through(
     load = Load(scheduled, think, parent).faster(ask.speed)
     if ask.mode == "closed":
         load = load._replace(scheduled=np.zeros(len(parent), np.int64), places=ask.concurrency)
-    changes = {} if ask.max_seqs is None else {"max_seqs": ask.max_seqs}
     mean = int(traffic.total.mean()) if traffic.requests else 0
     steps = STEPS_KEPT if int((traffic.total - traffic.prompt).sum()) <= CHUNKS else 0
     return serve(
-        engine, traffic, load, host.scheduler(engine, **changes), host.costs(engine, mean), host.capacity_tokens, token_bytes=host.token_bytes, steps=steps
+        engine, traffic, load, host.scheduler(engine), host.costs(engine, mean), host.capacity_tokens, token_bytes=host.token_bytes, steps=steps
     )  # fmt: skip
 
 

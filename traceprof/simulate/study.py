@@ -357,31 +357,38 @@ class Study(NamedTuple):
         """`simulation.engines[NAME]`."""
         served = [(self.run(engine, one), one.measured) for one in self.stretches]
         found = self.capacity(engine, self.stretches)
-        window = max(_window_s(one, which) for one, which in served)
+        windows = [_window_s(one, which) for one, which in served]
         ok = [one.ok & which for one, which in served]
-        output = sum(int(one.output[good].sum()) for (one, _), good in zip(served, ok, strict=True))
+        goods = [self.objectives.met(one, which, self.ideal) for one, which in served]
+
+        def a_second(counts: Sequence[float]) -> float | None:
+            """Of all models together, each over its own time."""
+            return sum(n / w for n, w in zip(counts, windows, strict=True)) if all(windows) else None
+
         prompt = sum(int(one.prompt[good].sum()) for (one, _), good in zip(served, ok, strict=True))
         hits = sum(int(one.hit_tokens[good].sum()) for (one, _), good in zip(served, ok, strict=True))
-        met = np.concatenate([self.objectives.met(one, which, self.ideal) for one, which in served])
+        met = np.concatenate(goods)
         ttft, tpot, e2e = (
             np.concatenate([_of(one, name, which) for one, which in served])
             for name in ("ttft_s", "tpot_s", "e2e_s")
         )
         on = self.host.card.on(engine)
-        rate = len(met) / window if window else None
+        rate = a_second([len(good) for good in goods])
+        outputs = a_second([int(one.output[good].sum()) for (one, _), good in zip(served, ok, strict=True)])
+        tokens = a_second(
+            [int((one.output + one.prompt)[good].sum()) for (one, _), good in zip(served, ok, strict=True)]
+        )
         usd = None
-        if self.host.usd_per_hour is not None and found.max_speed is not None and rate:
-            tokens_per_s = (prompt + output) / window * found.max_speed / len(self.stretches)
-            usd = self.host.usd_per_hour / 3600 / tokens_per_s * 1e6
+        if self.host.usd_per_hour is not None and found.max_speed is not None and tokens:
+            usd = self.host.usd_per_hour * len(self.stretches) / 3600 / (tokens * found.max_speed) * 1e6
         return {
             "label": cache_of(engine).LABEL, "requests": len(met), "refused": int(sum((~one.ok & which).sum() for one, which in served)),
             "preemptions": sum(one.preemptions for one, _ in served), "hit_tokens": hits, "hit_rate": hits / prompt if prompt else None,
-            "requests_per_s": rate, "output_tokens_per_s": output / window if window else None,
-            "total_tokens_per_s": (prompt + output) / window if window else None,
+            "requests_per_s": rate, "output_tokens_per_s": outputs, "total_tokens_per_s": tokens,
             "busy": float(np.mean([one.busy_s / max(one.window_s, 1e-9) for one, _ in served])),
-            "in_flight_mean": float(e2e.sum() / window) if window else None,
+            "in_flight_mean": a_second([float(_of(one, "e2e_s", which).sum()) for one, which in served]),
             "ttft": spread(ttft), "tpot": spread(tpot), "e2e": spread(e2e), "slo_share": float(met.mean()),
-            "goodput_per_s": float(met.sum()) / window if window else None, "max_speed": found.max_speed, "max_speed_capped": found.capped,
+            "goodput_per_s": a_second([int(good.sum()) for good in goods]), "max_speed": found.max_speed, "max_speed_capped": found.capped,
             "max_rate_per_s": None if found.max_speed is None or rate is None else rate * found.max_speed,
             "replicas": None if found.max_speed is None else math.ceil(1 / found.max_speed - 1e-9) or 1,
             "usd_per_million_tokens": usd, "cold_start_s": on.cold_start_s, "source": on.source,
@@ -402,6 +409,7 @@ class Part(NamedTuple):
 
     by: str  # model, tenant
     value: str
+    share: float  # of the input tokens of the whole trace
     stretch: Stretch
 
 
@@ -430,7 +438,7 @@ def study(
     context = int(np.concatenate([one.traffic.total for one in stretches]).mean())
     whole = Study(host, stretches, objectives, context)
     names = tuple(engines or host.engines)
-    parts = _parts(stretches)
+    parts = _parts(stretches, pools)
     shared: dict[str, list[Stretch]] = {}
     if prefixes_known:
         shared = {
@@ -452,7 +460,6 @@ def study(
     apart = dict(zip(shared, found, strict=False))
     requests = sum(int(one.measured.sum()) for one in stretches)
     of_requests = sum(pool.traffic.requests for pool in pools)
-    all_tokens = max(1, sum(one.tokens for one in stretches))
     return {
         "machine": host.told(),
         "slo": objectives.told(),
@@ -474,7 +481,7 @@ def study(
         },
         "parts": [
             {
-                "by": part.by, "value": part.value, "requests": int(part.stretch.measured.sum()), "share": part.stretch.tokens / all_tokens,
+                "by": part.by, "value": part.value, "requests": int(part.stretch.measured.sum()), "share": part.share,
                 "hit_rate": _ceiling([part.stretch]) if prefixes_known else None, "engines": speeds,
             }
             for part, speeds in zip(parts, found[len(shared) :], strict=True)
@@ -491,17 +498,36 @@ def study(
     }  # fmt: skip
 
 
-def _parts(stretches: Sequence[Stretch]) -> list[Part]:
+def _parts(stretches: Sequence[Stretch], pools: Sequence[Pool]) -> list[Part]:
     """Models, where there are several, and the tenants of the largest one, where there are several."""
     found = []
+    everything = max(1, sum(int(pool.traffic.prompt.sum()) for pool in pools))
+    by_model = {pool.model: pool for pool in pools}
+
+    def share(pool: Pool, which: Any = slice(None)) -> float:
+        return int(pool.traffic.prompt[which].sum()) / everything
+
     if len(stretches) > 1:
-        found = [Part("model", one.pool.model, one) for one in stretches if one.measured.sum() >= FEW]
+        found = [
+            Part("model", one.pool.model, share(by_model[one.pool.model]), one)
+            for one in stretches
+            if one.measured.sum() >= FEW
+        ]
     first = stretches[0]
+    largest_pool = by_model[first.pool.model]
     values, counts = np.unique(first.pool.tenants[first.measured], return_counts=True)
     by_size = sorted(zip(values.tolist(), counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
     largest = [value for value, n in by_size[:TENANTS] if n >= FEW and value]
     if len(largest) > 1:
-        found += [Part("tenant", value, first.of(first.pool.tenants == value)) for value in largest]
+        found += [
+            Part(
+                "tenant",
+                value,
+                share(largest_pool, largest_pool.tenants == value),
+                first.of(first.pool.tenants == value),
+            )
+            for value in largest
+        ]
     return found
 
 

@@ -269,6 +269,13 @@ def _light(simple: tuple[str, ...], able: Mapping[str, float]) -> str:
 
 def _none_holds(told: Mapping[str, Any], ranking: list[dict[str, Any]]) -> str:
     shares = [row for row in ranking if row["excluded"] is None and row["slo_share"] is not None]
+    least = min((one["refused"] for one in told["engines"].values()), default=0)
+    if least > (1 - told["slo"]["quantile"]) * told["requests"]:
+        holds = told["machine"]["capacity_tokens"]
+        return (
+            f"{least:,} of {told['requests']:,} requests need more tokens than the KV cache of {told['machine']['label']} holds ({holds:,}): no engine "
+            "serves them there. More GPUs for the model, cards with more memory, a smaller precision of weights or KV cache, or shorter prompts."
+        )
     text = f"No engine holds {slo_words(told['slo'])} on {told['machine']['label']}, not even at the slowest rate tried"
     if shares:
         nearest = max(shares, key=lambda row: row["slo_share"])

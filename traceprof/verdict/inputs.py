@@ -11,6 +11,7 @@ from traceprof.verdict.rules import FEW_USERS, MANY_MODELS, ROUNDING, SHARED, Co
 CHUNK = 8192  # tokens of prompts that an engine computes in one step
 BURSTY = 2.0  # coefficient of variation of the gaps between arrivals
 SWAP_SHARE = 0.05  # of the time: more than this spent on loading models hurts
+LITTLE = 0.10  # hit rate below which it does not matter how an engine caches
 ROUTED = 0.05  # of the hit rate, that a router must gain to be worth it
 
 _SHARED_SOURCE = (
@@ -154,7 +155,11 @@ def _hit_rate(of: Facts) -> Input:
     if of.hit_rate is None:
         return _unknown("hit_rate", "shared prefixes", f"{SHARED * 100:.0f} %", _SHARED_SOURCE)
     if of.hit_rate < SHARED:
-        means = "Most of what arrives is new: raw prefill and decode speed decide, and engines' caches make no difference."
+        means = "Most of what arrives is new: raw prefill and decode speed decide" + (
+            ", and engines' caches make no difference."
+            if of.hit_rate < LITTLE
+            else " before engines' caches."
+        )
     elif of.users is not None and of.users <= FEW_USERS:
         means = "Much of what arrives has been seen before: a server that keeps each conversation's cache spares it, as all of these do."
     else:
@@ -212,7 +217,7 @@ def _cache(profile: Mapping[str, Any], of: Facts) -> Iterator[Input]:
     if not (machine["given"] or of.hardware in (None, "nvidia", "amd")):
         return
     lost = max(0.0, (of.hit_rate or 0.0) - (cached.get("hit_rate") or 0.0) - (of.rounding or 0.0))
-    scarce = lost >= ROUTED
+    scarce = lost >= ROUTED and wanted > holds
     means = "What is shared stays in the cache of one machine."
     if scarce:
         means = (

@@ -67,7 +67,8 @@ def _split(
         for row in rows
         if row["by"] == by
     ]
-    parts = [part for part in parts if part.speeds]
+    if any(not part.speeds for part in parts):
+        return None  # a part that no engine carries is no reason for two
     everywhere = [n for n in rules.SERVERS if parts and all(n in part.speeds for part in parts)]
     if len(parts) < 2 or not everywhere:
         return None
