@@ -30,6 +30,7 @@ from traceprof.simulate.study import (
     Objectives,
     Pool,
     Stretch,
+    _openings,
     capacity,
     sessions_load,
     study,
@@ -238,8 +239,40 @@ def test_a_study_tells_every_engine(told):
         round(p["hit_rate"], 9) for p in told["sweeps"]["sharing"]
     )
     assert told["sweeps"]["sharing"][0]["hit_rate"] == 0
-    assert {(p["by"], p["value"]) for p in told["parts"]} == {("tenant", "tenant-0"), ("tenant", "tenant-1")}
-    assert sum(p["share"] for p in told["parts"]) == pytest.approx(1)
+    assert [(p["by"], p["value"]) for p in told["parts"]] == [
+        ("tenant", "tenant-0"), ("tenant", "tenant-1"), ("prefix", "opening 1, 600 tokens"), ("prefix", "opening 2, 600 tokens"),
+    ]  # fmt: skip
+    for by in ("tenant", "prefix"):
+        assert sum(p["share"] for p in told["parts"] if p["by"] == by) == pytest.approx(1)
+
+
+def test_openings_are_what_sets_requests_apart():
+    """Below what all have in common; what is short, or alone, sets nobody apart."""
+    common = [*range(100)]
+    groups = {n: [*common, *range(1000 * n, 1000 * n + 80)] for n in (1, 2, 3)}
+    listed = [([*groups[n], 10_000 + i], [], i, i + 1) for i, n in enumerate([1, 2, 1, 3, 1, 2])]
+    listed.append(([7, 8], [], 9, 10))
+    n = len(listed)
+    pool = Pool("m", Traffic.of_lists(listed), np.full(n, -1), np.full(n, ""))
+    assert _openings(Stretch.whole(pool)).tolist() == ["opening 1, 100 tokens"] * 6 + [""]
+    some = Stretch.whole(pool).of(np.arange(n) < 6)
+    one, two = "opening 1, 180 tokens", "opening 2, 180 tokens"
+    assert _openings(some).tolist() == [one, two, one, "", one, two]
+
+
+def test_hours_of_the_day_are_run_apart_where_there_are_some():
+    """Half a day: the hours that come to most tokens; not within an hour or two."""
+    pool = chats(400, per_s=400 / (8 * 3600))
+    hours = pool.traffic.arrival_us // 3_600_000_000 % 24
+    found = study([pool._replace(hours=hours)], HOST, Objectives(), ["vllm"])
+    told = [p for p in found["parts"] if p["by"] == "hour"]
+    assert 2 <= len(told) <= 4 and all(p["value"][2:] == ":00" for p in told)
+    for p in told:
+        which = hours == int(p["value"][:2])
+        assert p["requests"] == which.sum()
+        assert p["share"] == pytest.approx(pool.traffic.prompt[which].sum() / pool.traffic.prompt.sum())
+    short = study([chats(400)._replace(hours=np.arange(400) % 2)], HOST, Objectives(), ["vllm"])
+    assert not [p for p in short["parts"] if p["by"] == "hour"]
 
 
 def test_a_study_is_the_same_twice(told):

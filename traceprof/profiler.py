@@ -868,13 +868,17 @@ def _pools(rows: pl.DataFrame, prompts: Prompts | None, prefix: Prefix | None) -
         pl.col("tenant_id").fill_null(""),
         session=pl.col("session_id").rank("dense").cast(pl.Int64).fill_null(-1),
         seen=pl.col("status") != "rejected",
+        hour=pl.col("arrival_ts").dt.hour().cast(pl.Int64).fill_null(-1),
     )
     model, seen = named["model"].to_numpy(), named["seen"].to_numpy()
-    tenants, sessions = named["tenant_id"].to_numpy(), named["session"].to_numpy()
+    tenants, sessions, hours = (named[name].to_numpy() for name in ("tenant_id", "session", "hour"))
     if not seen.any():
         return "every request was rejected: no model saw one"
     apart = [(one, np.flatnonzero((model == one) & seen)) for one in np.unique(model[seen]).tolist()]
-    pools = [Pool(one, traffic.subset(which), sessions[which], tenants[which]) for one, which in apart]
+    pools = [
+        Pool(one, traffic.subset(which), sessions[which], tenants[which], hours[which])
+        for one, which in apart
+    ]
     return Pools(pools, [at[which] for _, which in apart], prefix is not None, times.how)
 
 

@@ -29,7 +29,10 @@ from traceprof.workers import Progress
 I64: TypeAlias = NDArray[np.int64]
 
 MEASURED, WARM = 4_000, 2_000  # requests of the stretch, and of the warm-up before it
-MODELS, TENANTS = 4, 4  # the largest ones that are run apart
+MODELS, PARTS = 4, 4  # the largest ones that are run apart
+OPENING = 64  # tokens of a shared beginning that makes a part
+NEARLY_ALL = 0.9  # share of requests from which on what they share sets nobody apart
+HOURS_US = 6 * 3_600_000_000  # of a trace whose hours of the day are run apart
 FEW = 50  # requests of a part, below which it is not run
 QUANTILE = 0.99  # share of requests that must meet the objectives
 FASTEST = 10  # doublings tried either way
@@ -125,6 +128,7 @@ class Pool(NamedTuple):
     traffic: Traffic  # with the times of the log
     sessions: I64  # a number for each session, -1 for none
     tenants: NDArray[Any]  # names, "" for none
+    hours: I64 | None = None  # of the day, UTC, when each came; None: not known
 
 
 class Stretch(NamedTuple):
@@ -407,7 +411,7 @@ def _of(served: Served, name: str, which: NDArray[np.bool_]) -> NDArray[np.float
 class Part(NamedTuple):
     """A part of the traffic that could be served apart."""
 
-    by: str  # model, tenant
+    by: str  # model, tenant, prefix, hour
     value: str
     share: float  # of the input tokens of the whole trace
     stretch: Stretch
@@ -499,36 +503,90 @@ def study(
 
 
 def _parts(stretches: Sequence[Stretch], pools: Sequence[Pool]) -> list[Part]:
-    """Models, where there are several, and the tenants of the largest one, where there are several."""
-    found = []
+    """Models, where there are several; tenants, opening prefixes and hours of the day of the largest one, where there are several."""
     everything = max(1, sum(int(pool.traffic.prompt.sum()) for pool in pools))
     by_model = {pool.model: pool for pool in pools}
+    first = stretches[0]
+    whole = by_model[first.pool.model]
 
     def share(pool: Pool, which: Any = slice(None)) -> float:
         return int(pool.traffic.prompt[which].sum()) / everything
 
+    found: list[Part] = []
     if len(stretches) > 1:
-        found = [
+        found += [
             Part("model", one.pool.model, share(by_model[one.pool.model]), one)
             for one in stretches
             if one.measured.sum() >= FEW
         ]
-    first = stretches[0]
-    largest_pool = by_model[first.pool.model]
-    values, counts = np.unique(first.pool.tenants[first.measured], return_counts=True)
-    by_size = sorted(zip(values.tolist(), counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
-    largest = [value for value, n in by_size[:TENANTS] if n >= FEW and value]
-    if len(largest) > 1:
-        found += [
-            Part(
-                "tenant",
-                value,
-                share(largest_pool, largest_pool.tenants == value),
-                first.of(first.pool.tenants == value),
+    tenants = _largest(first.pool.tenants, first.measured)
+    found += [
+        Part("tenant", v, share(whole, whole.tenants == v), first.of(first.pool.tenants == v))
+        for v in tenants
+    ]
+    # of a prefix only the stretch is known: its share there, of the model's share
+    names = _openings(first)
+    for value in _largest(names, first.measured):
+        which = names == value
+        mine = (
+            share(whole)
+            * int(first.traffic.prompt[which & first.measured].sum())
+            / max(1, first.prompt_tokens)
+        )
+        found.append(Part("prefix", value, mine, first.of(which)))
+    if whole.hours is not None and whole.traffic.arrival_us[-1] - whole.traffic.arrival_us[0] >= HOURS_US:
+        for value in _largest(np.array([f"{h:02d}:00" if h >= 0 else "" for h in range(-1, 24)])[whole.hours + 1], np.ones(len(whole.hours), np.bool_)):  # fmt: skip
+            which = whole.hours == int(value[:2])
+            at = np.flatnonzero(which)
+            pool = Pool(whole.model, whole.traffic.subset(at), whole.sessions[at], whole.tenants[at])
+            found.append(
+                Part(
+                    "hour",
+                    value,
+                    share(whole, which),
+                    Stretch.busiest(pool, MEASURED // PARTS, WARM // PARTS),
+                )
             )
-            for value in largest
-        ]
     return found
+
+
+def _largest(values: NDArray[Any], which: NDArray[np.bool_]) -> list[str]:
+    """The names that most of these requests have, if there are at least two of some size."""
+    names, counts = np.unique(values[which], return_counts=True)
+    by_size = sorted(zip(names.tolist(), counts.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
+    largest = [name for name, n in by_size[: PARTS + 1] if n >= FEW and name][:PARTS]
+    return largest if len(largest) > 1 else []
+
+
+def _openings(stretch: Stretch) -> NDArray[Any]:
+    """For each request a name of how its prompt opens, below what nearly all have in common; "" where no other opens like that.
+
+    Numbered by size: opening 1 is what most begin with.
+    """
+    of = stretch.traffic
+    paths: list[list[int]] = []
+    for node, prompt in zip(of.node.tolist(), of.prompt.tolist(), strict=True):
+        path = []
+        while node >= 0:
+            if of.begin[node] < prompt:
+                path.append(node)
+            node = int(of.parent[node])
+        paths.append(path[::-1])
+    depth, alive = 0, list(range(len(paths)))
+    while True:
+        groups: dict[int, list[int]] = {}
+        for r in alive:
+            if len(paths[r]) > depth:
+                groups.setdefault(paths[r][depth], []).append(r)
+        most = max(groups.values(), key=len, default=[])
+        if len(most) < NEARLY_ALL * len(paths):
+            break
+        depth, alive = depth + 1, most
+    names = np.full(len(paths), "", dtype=object)
+    known = [(node, who) for node, who in groups.items() if len(who) > 1 and of.end[node] >= OPENING]
+    for n, (node, who) in enumerate(sorted(known, key=lambda group: (-len(group[1]), group[0])), 1):
+        names[who] = f"opening {n}, {int(of.end[node]):,} tokens"
+    return names.astype(str)
 
 
 def _half(stretch: Stretch) -> NDArray[np.bool_]:
