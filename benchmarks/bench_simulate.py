@@ -36,7 +36,7 @@ def main() -> None:
     host = Host.of()
     output = int((traffic.total - traffic.prompt).sum())
     print(
-        f"{traffic.requests:,} requests, {int(traffic.prompt.sum()):,} prompt tokens, {output:,} generated; load {load_average()}"
+        f"{traffic.requests:,} requests, {int(traffic.prompt.sum()):,} prompt tokens, {output:,} generated; {load_average()}"
     )
     print(
         f"{'engine':14}{'s':>8}{'us/request':>12}{'steps':>12}{'cache alone':>13}{'times that':>12}{'virtual h':>11}{'busy':>7}{'hit':>8}"
