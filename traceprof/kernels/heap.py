@@ -14,9 +14,8 @@ I64: TypeAlias = NDArray[np.int64]
 
 
 @jit
-def push(keys: I64, who: I64, size: Int, key: Int, r: Int) -> None:
-    """Enter a pair into a heap of `size`, which has one more then."""
-    at = size
+def _rise(keys: I64, who: I64, at: Int, key: Int, r: Int) -> Int:
+    """Where a pair that may stand at `at` belongs, or above; what it passes moves down."""
     while at > 0:
         above = (at - 1) >> 1
         if (keys[above], who[above]) <= (key, r):
@@ -24,6 +23,13 @@ def push(keys: I64, who: I64, size: Int, key: Int, r: Int) -> None:
         keys[at] = keys[above]
         who[at] = who[above]
         at = above
+    return at
+
+
+@jit
+def push(keys: I64, who: I64, size: Int, key: Int, r: Int) -> None:
+    """Enter a pair into a heap of `size`, which has one more then."""
+    at = _rise(keys, who, size, key, r)
     keys[at] = key
     who[at] = r
 
@@ -31,13 +37,7 @@ def push(keys: I64, who: I64, size: Int, key: Int, r: Int) -> None:
 @jit
 def sift(keys: I64, who: I64, size: Int, at: Int, key: Int, r: Int) -> None:
     """Put a pair where the entry `at` was."""
-    while at > 0:  # it may belong above: only after an entry was taken from the middle
-        above = (at - 1) >> 1
-        if (keys[above], who[above]) <= (key, r):
-            break
-        keys[at] = keys[above]
-        who[at] = who[above]
-        at = above
+    at = _rise(keys, who, at, key, r)  # above: only after an entry was taken from the middle
     while True:
         below = 2 * at + 1
         if below >= size:

@@ -230,8 +230,8 @@ def _found(scenario: Scenario, runs: list[dict[str, Any]]) -> list[dict[str, Any
 # ---- the manifest
 
 
-def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[str, Any]:
-    """What the manifest says before anything was sent."""
+def stated(path: Path, workload: Workload) -> dict[str, Any]:
+    """What a manifest says of a workload."""
     kept = (
         "variant",
         "seed",
@@ -243,6 +243,14 @@ def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[st
         "machine",
         "expected",
     )
+    return {
+        "file": str(path), "digest": digest(path), "requests": workload.requests, "endpoints": dict(workload.endpoints()),
+        **{key: workload.meta.get(key) for key in kept},
+    }  # fmt: skip
+
+
+def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[str, Any]:
+    """What the manifest says before anything was sent."""
     slo, sweep = scenario.slo, scenario.sweep
     return {
         "scenario": {
@@ -253,11 +261,7 @@ def _manifest(scenario: Scenario, workloads: Mapping[Path, Workload]) -> dict[st
         },
         "options": spelled(Options(**scenario.options)),
         "workloads": [
-            {
-                "file": str(path), "digest": digest(path), "requests": one.requests, "endpoints": dict(one.endpoints()),
-                **{key: one.meta.get(key) for key in kept},
-            }
-            for path, one in workloads.items()
+            stated(path, one) for path, one in workloads.items()
         ],
         "engines": [
             {

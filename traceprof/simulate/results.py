@@ -14,7 +14,7 @@ from traceprof import latency, schema
 from traceprof.caches.traffic import Traffic
 from traceprof.engines import engine as record
 from traceprof.errors import TraceprofError
-from traceprof.replay.campaign import digest
+from traceprof.replay.campaign import stated
 from traceprof.replay.run import rates, spelled
 from traceprof.replay.settings import Options
 from traceprof.results import Results, check_free, new_run, write_manifest
@@ -57,7 +57,7 @@ def simulate(
     asked = ask or Ask()
     check_free(folder)
     options = Options(mode=asked.mode, concurrency=asked.concurrency, speed=asked.speed)
-    manifest = _manifest(workloads, engines, host, asked, options)
+    manifest = _manifest(workloads, engines, host, options)
     results = write_manifest(folder, manifest)
     number = 0
     for position, workload in enumerate(workloads):
@@ -213,20 +213,9 @@ def _told(
 
 
 def _manifest(
-    workloads: Sequence[Workload], engines: Sequence[str], host: Host, ask: Ask, options: Options
+    workloads: Sequence[Workload], engines: Sequence[str], host: Host, options: Options
 ) -> dict[str, Any]:
     """As a replay's."""
-    kept = (
-        "variant",
-        "seed",
-        "sessions",
-        "span_us",
-        "input_tokens",
-        "output_tokens",
-        "hit_rate",
-        "machine",
-        "expected",
-    )
     return {
         "simulated": host.told(),
         "scenario": {
@@ -234,9 +223,7 @@ def _manifest(
             "capacity_tokens": host.capacity_tokens, "pause_s": 0.0, "slo": None, "sweep": None,
         },
         "options": spelled(options),
-        "workloads": [
-            {"file": str(one.path), "digest": digest(one.path), "requests": one.requests, **{key: one.meta.get(key) for key in kept}} for one in workloads
-        ],
+        "workloads": [stated(one.path, one) for one in workloads],
         "engines": [
             {"name": name, "engine": record(name).name, "at": None, "launch": None, "variant": None, "variables": {}, "cache": {}, "model": None} for name in engines
         ],

@@ -216,11 +216,6 @@ class Stretch(NamedTuple):
         at = self.traffic.arrival_us[self.measured]
         return float(took) / max(1.0, float(self.traffic.end_us[self.measured].max() - at[0]))
 
-    @property
-    def tokens(self) -> int:
-        """Of the measured requests, prompts and outputs."""
-        return int(self.traffic.total[self.measured].sum())
-
 
 def coarse(at: I64) -> bool:
     """Whether a clock is so coarse that most requests share their time with another.
