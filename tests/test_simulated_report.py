@@ -15,7 +15,7 @@ from traceprof.report import charts, document
 from traceprof.report.html import render_html
 from traceprof.report.markdown import render_markdown
 from traceprof.report.parts import Table
-from traceprof.report.simulated import simulated
+from traceprof.report.sections.simulated import simulated
 from traceprof.report.terminal import summary
 
 

@@ -132,7 +132,7 @@ def _trace(path: str, names: tuple[str, ...], host: Host, objectives: Objectives
     elif not quiet:
         from rich.console import Console
 
-        from traceprof.report.simulated import simulated
+        from traceprof.report.sections.simulated import simulated
 
         simulated(told, Console(), out)
     return 0

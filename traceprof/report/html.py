@@ -41,6 +41,7 @@ def render_html(profile: Profile, folder: Path | None = None) -> str:
     from markupsafe import Markup
 
     from traceprof.report import charts
+    from traceprof.report.charts.base import theme
 
     told = document(profile)
     places = {part.key for section in told.sections for part in section.parts if isinstance(part, Chart)}
@@ -60,7 +61,7 @@ def render_html(profile: Profile, folder: Path | None = None) -> str:
         told=told,
         drawn=drawn.keys(),
         specs={name: Markup(_json(spec)) for name, spec in drawn.items()},
-        theme=Markup(_json(charts.theme(paper="var(--paper)", **colours) | {"background": None})),
+        theme=Markup(_json(theme(paper="var(--paper)", **colours) | {"background": None})),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
         version=__version__,

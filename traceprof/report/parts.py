@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from traceprof.report.words import clean, finite, number, percent
+from traceprof.report.words import clean, count, finite, number, percent
+
+LONGEST_TABLE = 20  # rows of a list that has no natural end: models, tenants, prefixes
 
 
 class Cell(NamedTuple):
@@ -55,3 +57,24 @@ def ratio(value: object) -> Cell:
     """A share as a percentage with a bar; any other number as it is."""
     real = finite(value)
     return num(percent(real), real) if real is not None and 0 <= real <= 1 else num(number(value))
+
+
+def more(total: int, what: str) -> Iterator[str]:
+    """That a table stops at its longest, where it does."""
+    if total > LONGEST_TABLE:
+        yield f"The {LONGEST_TABLE} largest of {count(total)} {what} are shown."
+
+
+def change(before: object, after: object) -> str:
+    """A rate before and after, as one cell.
+
+    >>> change(0.5, 0.75), change(None, 0.5)
+    ('50.0 % → 75.0 %', '')
+    """
+    was, becomes = finite(before), finite(after)
+    return "" if was is None or becomes is None else f"{percent(was)} → {percent(becomes)}"
+
+
+def spoken(name: str) -> str:
+    """A key as words."""
+    return name.replace("_", " ")

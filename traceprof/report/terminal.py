@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traceprof.report.document import answer, block_label, confidence_words, histogram, notices, subtitle
-from traceprof.report.over_time import time_facts
-from traceprof.report.serving import replica_rates
-from traceprof.report.simulated import basis, table
+from traceprof.report.answer import answer, confidence_words, notices, subtitle
+from traceprof.report.sections.lengths import histogram
+from traceprof.report.sections.over_time import time_facts
+from traceprof.report.sections.serving import replica_rates
+from traceprof.report.sections.simulated import basis, table
 from traceprof.report.words import (
     Profile,
     about,
     at,
+    block_label,
     block_rates,
     clean,
     count,

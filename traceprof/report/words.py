@@ -291,3 +291,12 @@ def favourite(profile: Profile) -> str | None:
     """The engine the verdict favours, None where it favours none."""
     name = clean(at(profile, "verdict", "favoured"), 60)
     return None if name.lower() in _NO_FAVOURITE else engine_name(name)
+
+
+def block_label(block: int) -> str:
+    """A block size in words.
+
+    >>> block_label(1), block_label(16), block_label(64)
+    ('1 (any length)', '16 (vLLM default)', '64')
+    """
+    return {1: "1 (any length)", 16: "16 (vLLM default)"}.get(block, count(block))
